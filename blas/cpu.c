@@ -1,0 +1,524 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The CPU as a back end: ops cut into parts for the threads of a pool, kernels from one table.
+ *
+ * One reservation holds all scratch, touched as it is used:
+ *
+ *     slots [scratch_numbers] | q [rows][k32] | scale, sum [rows][k32 / 32] | per thread: tile, two attention sums
+ *
+ * A matrix is cut by panels, so a thread reads the same part of the image in every step. Which thread computes what, and
+ * in which tiles, changes no bit: kernels never split a chain. */
+#include "ops.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "numbers.h"
+#include "pool.h"
+
+enum {
+    TILE_NUMBERS = 8192, /* results of a thread before the epilogue: 32 KiB, within L1 or L2 */
+    TILE_ROWS = 128,
+};
+
+struct thread_scratch {
+    float *tile; /* [TILE_NUMBERS] */
+    struct attend_sum sum, block;
+};
+
+struct blas_device {
+    const struct blas_kernels *kernels;
+    struct pool *pool;
+    struct blas_setup setup;
+    const struct blas_step *step;
+    uint8_t *scratch; /* the reservation */
+    size_t scratch_bytes;
+    uint8_t *kv;
+    float *slots;
+    int8_t *q;
+    float *scale;
+    int32_t *sum;
+    struct thread_scratch *threads; /* [setup.threads] */
+};
+
+static float *row_of(const struct blas_device *d, struct blas_view view, size_t row)
+{
+    return d->slots + view.offset + row * view.stride;
+}
+
+/* Runs `work` on the pool, or here where there is one item. */
+static void run(struct blas_device *d, size_t items, void (*work)(void *, size_t, size_t), void *context)
+{
+    if (items == 1)
+        work(context, 0, 1);
+    else
+        pool_run(d->pool, work, context);
+}
+
+/* ---- memory ---- */
+
+/* Reserves address space that becomes memory page by page. Small pages: with huge ones the first token of a long context
+ * would cost two megabytes for each layer and part. */
+static void *reserve(size_t bytes)
+{
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED)
+        return NULL;
+    madvise(p, bytes, MADV_NOHUGEPAGE);
+    return p;
+}
+
+/* Takes `bytes` at the next multiple of 64 from the scratch; with NULL scratch only counts. */
+static void *carve(const struct blas_device *d, size_t *at, size_t bytes)
+{
+    size_t from = round_up(*at, 64);
+    *at = from + bytes;
+    return d->scratch ? d->scratch + from : NULL;
+}
+
+static void carve_sum(const struct blas_device *d, size_t *at, struct attend_sum *sum)
+{
+    size_t heads = d->setup.heads_max;
+    sum->max = carve(d, at, heads * sizeof(float));
+    sum->sum = carve(d, at, heads * sizeof(float));
+    sum->value = carve(d, at, heads * kv_value_stride(d->setup.head_dim_max) * sizeof(float));
+}
+
+/* Lays the scratch out and returns its size. */
+static size_t lay_out(struct blas_device *d)
+{
+    size_t at = 0, rows = d->setup.rows_max, k32 = round_up(d->setup.k_max, GROUP);
+    d->slots = carve(d, &at, d->setup.scratch_numbers * sizeof(float));
+    d->q = carve(d, &at, rows * k32);
+    d->scale = carve(d, &at, rows * (k32 / GROUP) * sizeof(float));
+    d->sum = carve(d, &at, rows * (k32 / GROUP) * sizeof(int32_t));
+    for (size_t t = 0; t < d->setup.threads; t++) {
+        d->threads[t].tile = carve(d, &at, TILE_NUMBERS * sizeof(float));
+        carve_sum(d, &at, &d->threads[t].sum);
+        carve_sum(d, &at, &d->threads[t].block);
+    }
+    return at;
+}
+
+static void cpu_close(struct blas_device *d)
+{
+    if (!d)
+        return;
+    pool_close(d->pool);
+    if (d->scratch)
+        munmap(d->scratch, d->scratch_bytes);
+    if (d->kv)
+        munmap(d->kv, d->setup.kv_bytes);
+    free(d->threads);
+    free(d);
+}
+
+static enum stele_status cpu_open(struct blas_device **out, const struct blas_setup *setup, struct stele_error *err)
+{
+    *out = NULL;
+    struct blas_device *d = calloc(1, sizeof *d);
+    if (!d || !(d->threads = calloc(setup->threads, sizeof *d->threads)) || !(d->pool = pool_open(setup->threads))) {
+        cpu_close(d);
+        return stele_fail(err, STELE_SYSTEM, "no memory for %zu threads", setup->threads);
+    }
+    d->setup = *setup;
+    d->kernels = setup->kernels;
+    d->scratch_bytes = lay_out(d);
+    d->scratch = reserve(d->scratch_bytes);
+    d->kv = d->scratch && setup->kv_bytes ? reserve(setup->kv_bytes) : NULL;
+    if (!d->scratch || (setup->kv_bytes && !d->kv)) {
+        enum stele_status status = stele_fail(err, STELE_SYSTEM, "cannot reserve %zu bytes of %s: %s",
+                                              d->scratch ? setup->kv_bytes : d->scratch_bytes,
+                                              d->scratch ? "keys and values" : "scratch", strerror(errno));
+        cpu_close(d);
+        return status;
+    }
+    lay_out(d);
+    *out = d;
+    return STELE_OK;
+}
+
+static struct blas_memory cpu_memory(const struct blas_device *d)
+{
+    return (struct blas_memory){.kv_bytes = d->setup.kv_bytes, .scratch_bytes = d->scratch_bytes};
+}
+
+static size_t cpu_threads(const struct blas_device *d)
+{
+    return pool_threads(d->pool);
+}
+
+static void cpu_begin(struct blas_device *d, const struct blas_step *step)
+{
+    d->step = step;
+}
+
+static void cpu_peek(struct blas_device *d, struct blas_view view, size_t row, size_t n, float *out)
+{
+    memcpy(out, row_of(d, view, row), n * sizeof *out);
+}
+
+/* ---- embed ---- */
+
+static float stored_number(const struct blas_matrix *w, const uint8_t *panel, size_t row, size_t k)
+{
+    size_t index = panel_index_float(w->type, row, k);
+    switch (w->type) {
+    case TENSOR_F32:
+        return ((const float *)panel)[index];
+    case TENSOR_BF16:
+        return float_of_bf16(((const uint16_t *)panel)[index]);
+    case TENSOR_F16:
+        return float_of_f16(((const uint16_t *)panel)[index]);
+    case TENSOR_Q8:
+    case TENSOR_Q4:
+    case TENSOR_TYPES:
+        break;
+    }
+    size_t groups, in_block = k % DOT_BLOCK;
+    const uint8_t *block = panel + panel_block(w->type, w->k, k / DOT_BLOCK, &groups);
+    uint8_t byte = block[block_weight(w->type, groups, row, in_block)];
+    uint16_t scale;
+    memcpy(&scale, block + block_scale(row, in_block / GROUP), sizeof scale);
+    int integer = w->type == TENSOR_Q8 ? byte - Q8_ZERO : (k & 4 ? byte >> 4 : byte & 15) - Q4_ZERO;
+    return (float)integer * float_of_f16(scale);
+}
+
+static void embed_rows(struct blas_device *d, const struct op_embed *op, size_t from, size_t to)
+{
+    const struct blas_matrix *w = &op->table;
+    for (size_t r = from; r < to; r++) {
+        uint32_t id = d->step->rows[r].id;
+        const uint8_t *panel = (const uint8_t *)w->panels + id / PANEL_ROWS * panel_bytes(w->type, w->k);
+        float *y = row_of(d, op->out, r);
+        for (size_t k = 0; k < w->k; k++)
+            y[k] = stored_number(w, panel, id % PANEL_ROWS, k);
+        if (op->scale != 1)
+            for (size_t k = 0; k < w->k; k++)
+                y[k] = y[k] * op->scale;
+    }
+}
+
+/* ---- ops that go row by row ---- */
+
+struct row_job {
+    struct blas_device *device;
+    const void *op;
+    void (*rows)(struct blas_device *, const void *op, size_t from, size_t to);
+};
+
+static void row_work(void *context, size_t thread, size_t threads)
+{
+    struct row_job *job = context;
+    size_t from, to;
+    pool_share(job->device->step->count, thread, threads, &from, &to);
+    job->rows(job->device, job->op, from, to);
+}
+
+static void run_rows(struct blas_device *d, const void *op,
+                     void (*rows)(struct blas_device *, const void *op, size_t from, size_t to))
+{
+    struct row_job job = {d, op, rows};
+    run(d, d->step->count, row_work, &job);
+}
+
+static void embed_job(struct blas_device *d, const void *op, size_t from, size_t to)
+{
+    embed_rows(d, op, from, to);
+}
+
+static void cpu_embed(struct blas_device *d, const struct op_embed *op)
+{
+    run_rows(d, op, embed_job);
+}
+
+static void norm_job(struct blas_device *d, const void *context, size_t from, size_t to)
+{
+    const struct op_norm *op = context;
+    for (size_t r = from; r < to; r++)
+        d->kernels->rms_norm(row_of(d, op->out, r), row_of(d, op->in, r), op->weight, op->n, op->epsilon);
+}
+
+static void cpu_norm(struct blas_device *d, const struct op_norm *op)
+{
+    run_rows(d, op, norm_job);
+}
+
+/* ---- matrices ---- */
+
+/* A product under way: the rows [first, first + count) of the step times all panels, `finish` taking each tile. */
+struct product {
+    struct blas_device *device;
+    const struct blas_matrix *weight;
+    struct blas_view in;
+    size_t first, count;
+    size_t unit; /* panels that must stay in one tile: 2 with a gate */
+    const void *op;
+    /* tile[rows][panels * 16] holds the products of rows [row, row + rows) with panels [panel, panel + panels). */
+    void (*finish)(const struct product *p, float *tile, size_t row, size_t rows, size_t panel, size_t panels);
+};
+
+static void quantise_work(void *context, size_t thread, size_t threads)
+{
+    const struct product *p = context;
+    struct blas_device *d = p->device;
+    size_t k = p->weight->k, k32 = round_up(k, GROUP), from, to;
+    pool_share(p->count, thread, threads, &from, &to);
+    for (size_t r = from; r < to; r++)
+        d->kernels->quantise(d->q + r * k32, d->scale + r * (k32 / GROUP), d->sum + r * (k32 / GROUP),
+                             row_of(d, p->in, p->first + r), k);
+}
+
+/* The rows of the product from its row r on. */
+static struct blas_rows product_rows(const struct product *p, size_t r)
+{
+    const struct blas_device *d = p->device;
+    size_t k32 = round_up(p->weight->k, GROUP);
+    return (struct blas_rows){
+        .f = row_of(d, p->in, p->first + r),
+        .f_stride = p->in.stride,
+        .q = d->q + r * k32,
+        .scale = d->scale + r * (k32 / GROUP),
+        .sum = d->sum + r * (k32 / GROUP),
+    };
+}
+
+static void product_work(void *context, size_t thread, size_t threads)
+{
+    const struct product *p = context;
+    struct blas_device *d = p->device;
+    const struct blas_matrix *w = p->weight;
+    float *tile = d->threads[thread].tile;
+    size_t bytes = panel_bytes(w->type, w->k), from, to;
+    pool_share(panel_count(w->rows) / p->unit, thread, threads, &from, &to);
+    size_t rows = p->count < TILE_ROWS ? p->count : TILE_ROWS;
+    size_t panels = TILE_NUMBERS / (PANEL_ROWS * rows) / p->unit * p->unit;
+    for (size_t panel = from * p->unit; panel < to * p->unit; panel += panels) {
+        size_t n = to * p->unit - panel < panels ? to * p->unit - panel : panels;
+        for (size_t row = 0; row < p->count; row += rows) {
+            size_t m = p->count - row < rows ? p->count - row : rows;
+            struct blas_rows x = product_rows(p, row);
+            d->kernels->dot[w->type](tile, n * PANEL_ROWS, (const uint8_t *)w->panels + panel * bytes, n, w->k, &x, m);
+            p->finish(p, tile, row, m, panel, n);
+        }
+    }
+}
+
+static void run_product(struct product *p)
+{
+    if (type_quantised(p->weight->type))
+        run(p->device, p->count, quantise_work, p);
+    run(p->device, panel_count(p->weight->rows) / p->unit, product_work, p);
+}
+
+static void add_bias(float *tile, const float *bias, size_t rows, size_t n)
+{
+    for (size_t r = 0; r < rows; r++)
+        for (size_t i = 0; i < n; i++)
+            tile[r * n + i] = tile[r * n + i] + bias[i];
+}
+
+/* Gate and up stand in turn, 16 numbers each; the products move to the front of the row. */
+static void apply_gate(const struct blas_kernels *kernels, float *tile, size_t n)
+{
+    for (size_t i = 0; i < n; i += 2 * PANEL_ROWS)
+        kernels->silu_product(tile + i / 2, tile + i, tile + i + PANEL_ROWS, PANEL_ROWS);
+}
+
+static void finish_linear(const struct product *p, float *tile, size_t row, size_t rows, size_t panel, size_t panels)
+{
+    const struct op_linear *op = p->op;
+    struct blas_device *d = p->device;
+    size_t n = panels * PANEL_ROWS, column = panel * PANEL_ROWS / p->unit, width = n / p->unit;
+    if (op->bias)
+        add_bias(tile, op->bias + panel * PANEL_ROWS, rows, n);
+    for (size_t r = 0; r < rows; r++) {
+        float *t = tile + r * n, *y = row_of(d, op->out, row + r) + column;
+        if (op->gate)
+            apply_gate(d->kernels, t, n);
+        if (op->scale != 1)
+            for (size_t i = 0; i < width; i++)
+                t[i] = t[i] * op->scale;
+        if (op->has_residual) {
+            const float *residual = row_of(d, op->residual, row + r) + column;
+            for (size_t i = 0; i < width; i++)
+                y[i] = residual[i] + t[i];
+        } else
+            memcpy(y, t, width * sizeof *y);
+    }
+}
+
+static void cpu_linear(struct blas_device *d, const struct op_linear *op)
+{
+    struct product p = {
+        .device = d,
+        .weight = &op->weight,
+        .in = op->in,
+        .count = d->step->count,
+        .unit = op->gate ? 2 : 1,
+        .op = op,
+        .finish = finish_linear,
+    };
+    run_product(&p);
+}
+
+struct logits_target {
+    const struct op_logits *op;
+    float *out; /* [count][head.rows] */
+};
+
+static void finish_logits(const struct product *p, float *tile, size_t row, size_t rows, size_t panel, size_t panels)
+{
+    const struct logits_target *target = p->op;
+    size_t column = panel * PANEL_ROWS, vocabulary = p->weight->rows;
+    size_t width = vocabulary - column < panels * PANEL_ROWS ? vocabulary - column : panels * PANEL_ROWS;
+    for (size_t r = 0; r < rows; r++) {
+        float *y = target->out + (row + r) * vocabulary + column;
+        memcpy(y, tile + r * panels * PANEL_ROWS, width * sizeof *y);
+        if (target->op->scale != 1)
+            for (size_t i = 0; i < width; i++)
+                y[i] = y[i] * target->op->scale;
+    }
+}
+
+static void cpu_logits(struct blas_device *d, const struct op_logits *op, size_t from, size_t count, float *out)
+{
+    struct logits_target target = {op, out};
+    struct product p = {
+        .device = d,
+        .weight = &op->head,
+        .in = op->in,
+        .first = from,
+        .count = count,
+        .unit = 1,
+        .op = &target,
+        .finish = finish_logits,
+    };
+    run_product(&p);
+}
+
+/* ---- keys, values, attention ---- */
+
+static uint8_t *kv_head(const struct blas_device *d, const struct blas_kv *kv, uint32_t block, size_t head)
+{
+    size_t number_bytes = d->setup.kv_type == KV_F16 ? 2 : 4;
+    return d->kv + kv->offset + block * kv->block_bytes + head * kv_head_numbers(kv->head_dim) * number_bytes;
+}
+
+struct rope_job {
+    struct blas_device *device;
+    const struct op_rope_kv *op;
+    size_t *bad; /* [threads]: the first row whose keys or values the KV type does not hold */
+};
+
+static void norm_rotate(struct blas_device *d, const struct op_rope_kv *op, float *x, size_t heads, const float *norm,
+                        size_t row)
+{
+    size_t n = op->kv.head_dim;
+    const struct blas_rope *rope = op->rope;
+    for (size_t h = 0; h < heads; h++, x += n) {
+        if (norm)
+            d->kernels->rms_norm(x, x, norm, n, op->epsilon);
+        if (rope)
+            d->kernels->rotate(x, rope->rows + row * 2 * rope->pairs, rope->rows + (row * 2 + 1) * rope->pairs,
+                               rope->pairs);
+    }
+}
+
+static void rope_kv_work(void *context, size_t thread, size_t threads)
+{
+    struct rope_job *job = context;
+    struct blas_device *d = job->device;
+    const struct op_rope_kv *op = job->op;
+    size_t from, to, n = op->kv.head_dim;
+    pool_share(d->step->count, thread, threads, &from, &to);
+    for (size_t r = from; r < to; r++) {
+        const struct blas_row *row = &d->step->rows[r];
+        float *key = row_of(d, op->k, r), *value = row_of(d, op->v, r);
+        norm_rotate(d, op, row_of(d, op->q, r), op->heads, op->q_norm, r);
+        norm_rotate(d, op, key, op->kv.heads, op->k_norm, r);
+        for (size_t h = 0; h < op->kv.heads; h++)
+            if (!d->kernels->kv_store[d->setup.kv_type](kv_head(d, &op->kv, row->blocks[row->position / KV_BLOCK], h),
+                                                        row->position % KV_BLOCK, key + h * n, value + h * n, n) &&
+                r < job->bad[thread])
+                job->bad[thread] = r;
+    }
+}
+
+static bool cpu_rope_kv(struct blas_device *d, const struct op_rope_kv *op, size_t *row)
+{
+    size_t bad[1024];
+    size_t threads = d->setup.threads;
+    for (size_t t = 0; t < threads; t++)
+        bad[t] = SIZE_MAX;
+    struct rope_job job = {d, op, bad};
+    run(d, d->step->count, rope_kv_work, &job);
+    *row = SIZE_MAX;
+    for (size_t t = 0; t < threads; t++)
+        *row = bad[t] < *row ? bad[t] : *row;
+    return *row == SIZE_MAX;
+}
+
+struct attention_job {
+    struct blas_device *device;
+    const struct op_attention *op;
+};
+
+/* One row's query heads that share KV head `head`, over all blocks that the row sees. */
+static void attend_row(struct blas_device *d, const struct op_attention *op, struct thread_scratch *s, size_t r,
+                       size_t head)
+{
+    const struct blas_row *row = &d->step->rows[r];
+    size_t n = op->kv.head_dim, group = op->heads / op->kv.heads, seen = (size_t)row->position + 1;
+    size_t first = op->kv.window && seen > op->kv.window ? seen - op->kv.window : 0;
+    struct attend_block block = {
+        .q = row_of(d, op->q, r) + head * group * n, .q_stride = n, .heads = group, .head_dim = n, .scale = op->scale};
+    bool joined = false;
+    for (size_t b = first / KV_BLOCK; b * KV_BLOCK < seen; b++) {
+        block.kv = kv_head(d, &op->kv, row->blocks[b], head);
+        block.first = first > b * KV_BLOCK ? first - b * KV_BLOCK : 0;
+        block.last = seen - b * KV_BLOCK < KV_BLOCK ? seen - b * KV_BLOCK : KV_BLOCK;
+        d->kernels->attend[d->setup.kv_type](joined ? &s->block : &s->sum, &block);
+        if (joined)
+            d->kernels->attend_join(&s->sum, &s->block, group, n);
+        joined = true;
+    }
+    for (size_t h = 0; h < group; h++) {
+        float *out = row_of(d, op->out, r) + (head * group + h) * n, inverse = 1.0f / s->sum.sum[h];
+        for (size_t i = 0; i < n; i++)
+            out[i] = s->sum.value[h * kv_value_stride(n) + i] * inverse;
+    }
+}
+
+static void attention_work(void *context, size_t thread, size_t threads)
+{
+    struct attention_job *job = context;
+    size_t heads = job->op->kv.heads, items = job->device->step->count * heads;
+    /* In turn, not in parts: later rows see more. */
+    for (size_t i = thread; i < items; i += threads)
+        attend_row(job->device, job->op, &job->device->threads[thread], i / heads, i % heads);
+}
+
+static void cpu_attention(struct blas_device *d, const struct op_attention *op)
+{
+    struct attention_job job = {d, op};
+    run(d, d->step->count * op->kv.heads, attention_work, &job);
+}
+
+const struct blas_backend blas_cpu = {
+    .name = "cpu",
+    .open = cpu_open,
+    .close = cpu_close,
+    .begin = cpu_begin,
+    .embed = cpu_embed,
+    .norm = cpu_norm,
+    .linear = cpu_linear,
+    .rope_kv = cpu_rope_kv,
+    .attention = cpu_attention,
+    .logits = cpu_logits,
+    .peek = cpu_peek,
+    .memory = cpu_memory,
+    .threads = cpu_threads,
+};

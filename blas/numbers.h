@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* NUMBERS.md as code, one number at a time: conversions, exp, log, sine and cosine. The generic table is written with
+ * these; every other table gives the same bits. Nothing here calls libm but fmaf and sqrtf. */
+#ifndef BLAS_NUMBERS_H
+#define BLAS_NUMBERS_H
+
+#include <math.h>
+#include <string.h>
+
+#include "types.h"
+
+static inline uint32_t float_bits(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+static inline float float_of_bits(uint32_t bits)
+{
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static inline float float_of_bf16(uint16_t h)
+{
+    return float_of_bits((uint32_t)h << 16);
+}
+
+/* Exact, subnormals too. */
+static inline float float_of_f16(uint16_t h)
+{
+    uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, fraction = h & 0x3ff;
+    if (exponent == 31)
+        return float_of_bits(sign | 0x7f800000 | fraction << 13);
+    if (exponent)
+        return float_of_bits(sign | (exponent + 112) << 23 | fraction << 13);
+    float x = (float)fraction * 0x1p-24f;
+    return sign ? -x : x;
+}
+
+/* Nearest, ties to even; beyond the largest binary16 it is infinity, NaN stays NaN (quiet). */
+static inline uint16_t f16_of_float(float x)
+{
+    uint32_t bits = float_bits(x), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
+    if (magnitude > 0x7f800000)
+        return (uint16_t)(sign | 0x7e00 | (magnitude >> 13 & 0x3ff));
+    if (magnitude >= 0x47800000) /* 65536 and more, infinity */
+        return (uint16_t)(sign | 0x7c00);
+    if (magnitude < 0x38800000) { /* below 2^-14: the sum with 0.5 leaves the subnormal's bits at the bottom */
+        float sum = float_of_bits(magnitude) + 0.5f;
+        return (uint16_t)(sign | (float_bits(sum) - 0x3f000000));
+    }
+    uint32_t odd = magnitude >> 13 & 1;
+    return (uint16_t)(sign | ((magnitude - 0x38000000 + 0xfff + odd) >> 13));
+}
+
+static inline uint16_t bf16_of_float(float x)
+{
+    uint32_t bits = float_bits(x);
+    if ((bits & 0x7fffffff) > 0x7f800000)
+        return (uint16_t)(bits >> 16 | 0x40);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+/* Nearest whole number, ties to even, for |x| < 2^22, as a sum: vectors do the same two additions. */
+#define ROUND_MAGIC 0x1.8p23f
+
+/* e^x. At most 1 ulp off for -87 <= x <= 88; 0 below, e^88 above (NUMBERS.md, "exp"). */
+#define EXP_LOW (-87.0f)
+#define EXP_HIGH 88.0f
+#define EXP_LOG2E 0x1.715476p+0f
+#define EXP_LN2_HIGH 0x1.62e4p-1f
+#define EXP_LN2_LOW 0x1.7f7d1cp-20f
+#define EXP_C6 0x1.6a0c6ep-10f
+#define EXP_C5 0x1.1239d6p-7f
+#define EXP_C4 0x1.555a7ep-5f
+#define EXP_C3 0x1.55548ep-3f
+#define EXP_C2 0x1.fffff8p-2f
+
+static inline float num_exp(float x)
+{
+    if (x < EXP_LOW)
+        return 0.0f;
+    x = x > EXP_HIGH ? EXP_HIGH : x;
+    float n = fmaf(x, EXP_LOG2E, ROUND_MAGIC) - ROUND_MAGIC;
+    float r = fmaf(-n, EXP_LN2_HIGH, x);
+    r = fmaf(-n, EXP_LN2_LOW, r);
+    float p = fmaf(EXP_C6, r, EXP_C5);
+    p = fmaf(p, r, EXP_C4);
+    p = fmaf(p, r, EXP_C3);
+    p = fmaf(p, r, EXP_C2);
+    p = fmaf(p, r, 1.0f);
+    p = fmaf(p, r, 1.0f);
+    return p * float_of_bits((uint32_t)((int32_t)n + 127) << 23);
+}
+
+/* x / (1 + e^-x) */
+static inline float num_silu(float x)
+{
+    return x / (1.0f + num_exp(-x));
+}
+
+/* Natural logarithm of a finite x > 0, in binary64 by the series of atanh, rounded once; 0.5 ulp as far as tested. */
+static inline float num_log(float x)
+{
+    uint32_t bits = float_bits(x);
+    int32_t exponent = -127;
+    if (bits < 0x00800000) {
+        bits = float_bits(x * 0x1p23f);
+        exponent = -127 - 23;
+    }
+    exponent += (int32_t)(bits >> 23);
+    uint32_t fraction = bits & 0x007fffff;
+    if (fraction >= 0x3504f3) /* sqrt 2: keep m in [0.707, 1.414) */
+        exponent++;
+    double m = (double)float_of_bits(fraction | (fraction >= 0x3504f3 ? 0x3f000000 : 0x3f800000));
+    double s = (m - 1.0) / (m + 1.0), t = s * s, p = 1.0 / 17.0;
+    for (int k = 15; k >= 1; k -= 2)
+        p = p * t + 1.0 / k;
+    return (float)((double)exponent * 0x1.62e42fefa39efp-1 + 2.0 * s * p);
+}
+
+/* Sine and cosine of a finite angle, |angle| < 2^20, in binary64 (no fma), each rounded once. Reduction by pi/2 in three
+ * parts of 33 bits (as fdlibm's e_rem_pio2.c has them), so that n times a part is exact; Taylor to degree 17 and 16. */
+static inline void num_sincos(float angle, float *sine, float *cosine)
+{
+    double x = (double)angle;
+    double n = (x * 0x1.45f306dc9c883p-1 + 0x1.8p52) - 0x1.8p52;
+    double r = ((x - n * 0x1.921fb544p+0) - n * 0x1.0b4611a6p-34) - n * 0x1.3198a2e037073p-69;
+    double z = r * r;
+    double s = 1.0 / 355687428096000.0;
+    s = s * z - 1.0 / 1307674368000.0;
+    s = s * z + 1.0 / 6227020800.0;
+    s = s * z - 1.0 / 39916800.0;
+    s = s * z + 1.0 / 362880.0;
+    s = s * z - 1.0 / 5040.0;
+    s = s * z + 1.0 / 120.0;
+    s = s * z - 1.0 / 6.0;
+    s = r + r * z * s;
+    double c = 1.0 / 20922789888000.0;
+    c = c * z - 1.0 / 87178291200.0;
+    c = c * z + 1.0 / 479001600.0;
+    c = c * z - 1.0 / 3628800.0;
+    c = c * z + 1.0 / 40320.0;
+    c = c * z - 1.0 / 720.0;
+    c = c * z + 1.0 / 24.0;
+    c = c * z - 0.5;
+    c = 1.0 + z * c;
+    unsigned quadrant = (unsigned)((int64_t)n & 3);
+    double sin_of[4] = {s, c, -s, -c}, cos_of[4] = {c, -s, -c, s};
+    *sine = (float)sin_of[quadrant];
+    *cosine = (float)cos_of[quadrant];
+}
+
+#endif

@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Whole ops over slots: what a back end implements (cpu.c; cuda/). The executor names slots by offsets and weights by
+ * their place in the mapping; only the back end knows where activations, keys and values really are. A step is
+ *
+ *     begin(step)  ->  embed, norm, linear, rope_kv, attention … in plan order  ->  logits, in blocks of rows
+ *
+ * Rows of a step are numbered slice by slice. NUMBERS.md defines what each op computes. */
+#ifndef BLAS_OPS_H
+#define BLAS_OPS_H
+
+#include "error.h"
+#include "kernels.h"
+#include "types.h"
+
+struct blas_device;
+
+/* Rows of activations in scratch: row r begins at number offset + r * stride. */
+struct blas_view {
+    size_t offset;
+    size_t stride;
+};
+
+struct blas_matrix {
+    enum tensor_type type;
+    size_t rows; /* output rows, unpadded */
+    size_t k;
+    const void *panels; /* in the mapping */
+};
+
+/* The keys and values of one layer, for all sequences: block b lies at byte offset + b * block_bytes of KV memory. */
+struct blas_kv {
+    size_t offset;
+    size_t block_bytes;
+    size_t heads;
+    size_t head_dim;
+    size_t window; /* positions that a row sees, itself among them; 0: all */
+};
+
+/* Sines and cosines for the rows of a step: [rows][2][pairs], cosines first; host memory, valid during the step. */
+struct blas_rope {
+    const float *rows;
+    size_t pairs;
+};
+
+struct blas_row {
+    uint32_t id;
+    uint32_t position;
+    const uint32_t *blocks; /* KV block of each 64 positions of the row's sequence */
+};
+
+struct blas_step {
+    const struct blas_row *rows;
+    size_t count;
+};
+
+struct op_embed {
+    struct blas_view out;
+    struct blas_matrix table;
+    float scale;
+};
+
+struct op_norm {
+    struct blas_view in, out;
+    const float *weight;
+    size_t n;
+    float epsilon;
+};
+
+struct op_linear {
+    struct blas_view in, out, residual;
+    struct blas_matrix weight; /* rows padded to 16; with a gate, panels of gate and up in turn */
+    const float *bias;         /* NULL: none */
+    bool gate;                 /* silu(gate) * up */
+    bool has_residual;
+    float scale;
+};
+
+struct op_rope_kv {
+    struct blas_view q, k, v;
+    size_t heads;
+    const float *q_norm, *k_norm; /* NULL: none */
+    float epsilon;
+    const struct blas_rope *rope; /* NULL: none */
+    struct blas_kv kv;
+};
+
+struct op_attention {
+    struct blas_view q, out;
+    size_t heads;
+    float scale;
+    struct blas_kv kv;
+};
+
+struct op_logits {
+    struct blas_view in;
+    struct blas_matrix head;
+    float scale;
+};
+
+/* What a device is opened for. */
+struct blas_setup {
+    size_t threads;
+    size_t rows_max;        /* rows of a step */
+    size_t scratch_numbers; /* of slots, for all rows */
+    size_t k_max;           /* the largest K of a quantised matrix; 0: none */
+    size_t kv_bytes;        /* reserved; touched as it fills */
+    int kv_type;            /* KV_F32 or KV_F16 */
+    size_t heads_max;       /* the most query heads of an attention, and the largest head_dim */
+    size_t head_dim_max;
+    const struct blas_kernels *kernels;
+};
+
+struct blas_memory {
+    uint64_t kv_bytes, scratch_bytes; /* reserved */
+};
+
+struct blas_backend {
+    const char *name;
+
+    /* Reserves memory; STELE_SYSTEM says how many bytes could not be had. */
+    enum stele_status (*open)(struct blas_device **out, const struct blas_setup *setup, struct stele_error *err);
+    void (*close)(struct blas_device *device); /* NULL is allowed */
+
+    void (*begin)(struct blas_device *device, const struct blas_step *step);
+    void (*embed)(struct blas_device *device, const struct op_embed *op);
+    void (*norm)(struct blas_device *device, const struct op_norm *op);
+    void (*linear)(struct blas_device *device, const struct op_linear *op);
+
+    /* False if a key or value has no finite value in the KV type; *row is the first such row. */
+    bool (*rope_kv)(struct blas_device *device, const struct op_rope_kv *op, size_t *row);
+    void (*attention)(struct blas_device *device, const struct op_attention *op);
+
+    /* Logits of the rows [from, from + count) of the step into out[count][head.rows], in host memory. */
+    void (*logits)(struct blas_device *device, const struct op_logits *op, size_t from, size_t count, float *out);
+
+    /* Copies numbers of a row of scratch to the host: for finding the op that made a NaN. */
+    void (*peek)(struct blas_device *device, struct blas_view view, size_t row, size_t n, float *out);
+
+    struct blas_memory (*memory)(const struct blas_device *device);
+    size_t (*threads)(const struct blas_device *device);
+};
+
+extern const struct blas_backend blas_cpu;
+
+#endif

@@ -1,0 +1,320 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "emit.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "panel.h"
+
+/* Appends one element to an array of the emitter. */
+static bool push(struct emitter *e, void *array_pointer, uint32_t *count, size_t size, const void *element)
+{
+    void **array = array_pointer;
+    if (e->status != STELE_OK)
+        return false;
+    if ((*count & (*count - 1)) == 0) { /* full at 0, 1, 2, 4, 8 … */
+        void *more = realloc(*array, (*count ? 2 * (size_t)*count : 1) * size);
+        if (!more) {
+            e->status = stele_fail(e->err, STELE_SYSTEM, "no memory for the plan");
+            return false;
+        }
+        *array = more;
+    }
+    memcpy((char *)*array + *count * size, element, size);
+    ++*count;
+    return true;
+}
+
+void emit_close(struct emitter *e)
+{
+    free(e->ops);
+    free(e->slots);
+    free(e->states);
+    free(e->ropes);
+    free(e->constants);
+    free(e->recipes);
+}
+
+static const struct source_tensor *check_source(struct emitter *e, struct source_tensor *t, const char *name,
+                                                uint64_t rows, uint64_t columns)
+{
+    if (!t) {
+        e->status = stele_fail(e->err, STELE_INPUT, "%s: tensor %s is missing", e->source->directory, name);
+        return NULL;
+    }
+    if (t->type == SOURCE_OTHER) {
+        e->status = stele_fail(e->err, STELE_INPUT, "%s: tensor %s: numbers of type %s are not supported", t->file, name,
+                               t->type_name);
+        return NULL;
+    }
+    size_t rank = columns ? 2 : 1;
+    if (t->rank != rank || t->shape[0] != rows || (columns && t->shape[1] != columns)) {
+        char shape[128] = "";
+        for (size_t i = 0; i < t->rank; i++)
+            snprintf(shape + strlen(shape), sizeof shape - strlen(shape), "%s%" PRIu64, i ? " x " : "", t->shape[i]);
+        e->status = columns ? stele_fail(e->err, STELE_INPUT,
+                                         "%s: tensor %s is [%s]; config.json makes it [%" PRIu64 " x %" PRIu64 "]",
+                                         t->file, name, shape, rows, columns)
+                            : stele_fail(e->err, STELE_INPUT,
+                                         "%s: tensor %s is [%s]; config.json makes it [%" PRIu64 "]", t->file, name,
+                                         shape, rows);
+        return NULL;
+    }
+    t->used = true;
+    return t;
+}
+
+const struct source_tensor *emit_source(struct emitter *e, uint64_t rows, uint64_t columns, const char *format, ...)
+{
+    char name[256];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(name, sizeof name, format, args);
+    va_end(args);
+    return e->status == STELE_OK ? check_source(e, checkpoint_find(e->source, name), name, rows, columns) : NULL;
+}
+
+bool emit_has(const struct emitter *e, const char *format, ...)
+{
+    char name[256];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(name, sizeof name, format, args);
+    va_end(args);
+    return checkpoint_find(e->source, name) != NULL;
+}
+
+struct part part_whole(const struct source_tensor *tensor, uint64_t rows)
+{
+    return (struct part){.tensor = tensor, .rows = rows, .step = 1};
+}
+
+uint64_t parts_rows(const struct part *parts, size_t n)
+{
+    uint64_t rows = 0;
+    for (size_t i = 0; i < n; i++)
+        rows += round_up(parts[i].rows, PANEL_ROWS);
+    return rows;
+}
+
+/* The type of a matrix: the one asked for, or that of its source. */
+static enum tensor_type matrix_type(const struct emitter *e, enum matrix_use use, const struct part *parts, size_t n)
+{
+    static const enum tensor_type of_source[] = {
+        [SOURCE_F32] = TENSOR_F32, [SOURCE_F16] = TENSOR_F16, [SOURCE_BF16] = TENSOR_BF16, [SOURCE_OTHER] = TENSOR_F32};
+    if (e->weights == TENSOR_Q4 && use == USE_VOCABULARY)
+        return TENSOR_Q8;
+    if (e->weights >= 0)
+        return (enum tensor_type)e->weights;
+    enum tensor_type type = parts[0].tensor ? of_source[parts[0].tensor->type] : TENSOR_F32;
+    for (size_t i = 1; i < n; i++) /* parts of unlike types meet in the one that holds both */
+        if (parts[i].tensor && of_source[parts[i].tensor->type] != type)
+            type = TENSOR_F32;
+    return type;
+}
+
+static uint32_t push_recipe(struct emitter *e, struct recipe *r, const struct part *parts, size_t n, const char *format,
+                            va_list args)
+{
+    char name[IMAGE_NAME_MAX];
+    vsnprintf(name, sizeof name, format, args);
+    memcpy(r->record.name, name, strlen(name));
+    memcpy(r->parts, parts, n * sizeof *parts);
+    r->part_count = n;
+    r->record.bytes = tensor_bytes(r->record.type, r->record.layout, r->record.rows, r->record.columns);
+    if (!r->record.bytes && e->status == STELE_OK)
+        e->status = stele_fail(e->err, STELE_INPUT, "%s: %" PRIu64 " x %" PRIu64 " numbers are out of range", name,
+                               r->record.rows, r->record.columns);
+    return push(e, &e->recipes, &e->recipe_count, sizeof *r, r) ? e->recipe_count - 1 : 0;
+}
+
+uint32_t emit_matrix(struct emitter *e, enum matrix_use use, uint64_t columns, const struct part *parts, size_t n,
+                     bool in_turn, const char *name, ...)
+{
+    struct recipe r = {.in_turn = in_turn};
+    r.record.type = matrix_type(e, use, parts, n);
+    r.record.layout = LAYOUT_PANELS;
+    r.record.rows = use == USE_VOCABULARY ? parts[0].rows : parts_rows(parts, n);
+    r.record.columns = columns;
+    va_list args;
+    va_start(args, name);
+    uint32_t index = push_recipe(e, &r, parts, n, name, args);
+    va_end(args);
+    return index;
+}
+
+uint32_t emit_bias(struct emitter *e, const struct part *parts, size_t n, bool in_turn, const char *name, ...)
+{
+    struct recipe r = {.in_turn = in_turn};
+    r.record.type = TENSOR_F32;
+    r.record.layout = LAYOUT_VECTOR;
+    r.record.rows = 1;
+    r.record.columns = parts_rows(parts, n);
+    va_list args;
+    va_start(args, name);
+    uint32_t index = push_recipe(e, &r, parts, n, name, args);
+    va_end(args);
+    return index;
+}
+
+uint32_t emit_vector(struct emitter *e, const struct source_tensor *tensor, float added, const char *name, ...)
+{
+    struct recipe r = {.added = added};
+    uint64_t n = tensor ? tensor->shape[0] : 1;
+    r.record.type = TENSOR_F32;
+    r.record.layout = LAYOUT_VECTOR;
+    r.record.rows = 1;
+    r.record.columns = n;
+    struct part part = part_whole(tensor, n);
+    va_list args;
+    va_start(args, name);
+    uint32_t index = push_recipe(e, &r, &part, 1, name, args);
+    va_end(args);
+    return index;
+}
+
+uint32_t emit_slot(struct emitter *e, uint64_t width)
+{
+    uint64_t stride = round_up(width, PANEL_ROWS);
+    if (stride % 1024 == 0)
+        stride += PANEL_ROWS;
+    if ((!width || width > PLAN_WIDTH_MAX) && e->status == STELE_OK)
+        e->status = stele_fail(e->err, STELE_INPUT, "activations of %" PRIu64 " numbers are out of range", width);
+    struct plan_slot slot = {.width = (uint32_t)round_up(width, PANEL_ROWS), .stride = (uint32_t)stride};
+    return push(e, &e->slots, &e->slot_count, sizeof slot, &slot) ? e->slot_count - 1 : 0;
+}
+
+uint32_t emit_kv(struct emitter *e, uint32_t heads, uint32_t head_dim, uint32_t window)
+{
+    struct plan_state state = {
+        .kind = STATE_KV,
+        .heads = heads,
+        .head_dim = head_dim,
+        .window = window,
+        .position_numbers = (uint32_t)(heads * kv_head_numbers(head_dim) / KV_BLOCK),
+    };
+    return push(e, &e->states, &e->state_count, sizeof state, &state) ? e->state_count - 1 : 0;
+}
+
+uint32_t emit_rope(struct emitter *e, const float *inverse_frequencies, uint32_t pairs, float magnitude)
+{
+    struct plan_rope rope = {.first = e->constant_count, .pairs = pairs, .magnitude = magnitude};
+    for (uint32_t i = 0; i < pairs; i++)
+        push(e, &e->constants, &e->constant_count, sizeof(float), &inverse_frequencies[i]);
+    return push(e, &e->ropes, &e->rope_count, sizeof rope, &rope) ? e->rope_count - 1 : 0;
+}
+
+uint32_t emit_op(struct emitter *e, struct plan_op op)
+{
+    return push(e, &e->ops, &e->op_count, sizeof op, &op) ? e->op_count - 1 : 0;
+}
+
+/* First and last op that names a slot. */
+struct lifetime {
+    uint32_t first, last;
+};
+
+static void find_lifetimes(const struct emitter *e, struct lifetime *lives)
+{
+    for (uint32_t s = 0; s < e->slot_count; s++)
+        lives[s] = (struct lifetime){UINT32_MAX, 0};
+    for (uint32_t i = 0; i < e->op_count; i++) {
+        const struct plan_form *form = &plan_forms[e->ops[i].code];
+        for (size_t a = 0; form->args[a].name; a++) {
+            uint32_t s = e->ops[i].args[a];
+            bool slot = form->args[a].kind == KIND_SLOT || form->args[a].kind == KIND_SLOT_OR_NONE;
+            if (!slot || s == PLAN_NONE)
+                continue;
+            lives[s].first = i < lives[s].first ? i : lives[s].first;
+            lives[s].last = i;
+        }
+    }
+}
+
+/* The lowest offset at which slot s meets no slot placed before it whose lifetime meets its own. */
+static uint32_t lowest_offset(const struct emitter *e, const struct lifetime *lives, uint32_t s)
+{
+    uint32_t offset = 0;
+    for (bool moved = true; moved;) {
+        moved = false;
+        for (uint32_t o = 0; o < s; o++) {
+            const struct plan_slot *other = &e->slots[o];
+            bool meet = lives[o].first <= lives[s].last && lives[s].first <= lives[o].last;
+            if (meet && offset < other->offset + other->stride && other->offset < offset + e->slots[s].stride) {
+                offset = other->offset + other->stride;
+                moved = true;
+            }
+        }
+    }
+    return offset;
+}
+
+enum stele_status emit_finish(struct emitter *e)
+{
+    struct lifetime *lives = calloc(e->slot_count + (size_t)1, sizeof *lives);
+    if (!lives)
+        return e->status = stele_fail(e->err, STELE_SYSTEM, "no memory for the plan");
+    if (e->status == STELE_OK)
+        find_lifetimes(e, lives);
+    for (uint32_t s = 0; e->status == STELE_OK && s < e->slot_count; s++) {
+        e->slots[s].offset = lowest_offset(e, lives, s);
+        uint32_t end = e->slots[s].offset + e->slots[s].stride;
+        e->slot_numbers = end > e->slot_numbers ? end : e->slot_numbers;
+    }
+    free(lives);
+    uint64_t at = 0;
+    for (uint32_t i = 0; e->status == STELE_OK && i < e->recipe_count; i++) {
+        e->recipes[i].record.offset = at;
+        at = round_up(at + e->recipes[i].record.bytes, 64);
+    }
+    return e->status;
+}
+
+uint64_t emit_weights_bytes(const struct emitter *e)
+{
+    const struct image_tensor *last = e->recipe_count ? &e->recipes[e->recipe_count - 1].record : NULL;
+    return last ? round_up(last->offset + last->bytes, 64) : 0;
+}
+
+enum stele_status emit_plan(const struct emitter *e, void **plan, size_t *plan_length, void **tensors,
+                            size_t *tensors_length)
+{
+    struct plan_header header = {
+        .ops = e->op_count,
+        .slots = e->slot_count,
+        .states = e->state_count,
+        .ropes = e->rope_count,
+        .constants = e->constant_count,
+        .vocabulary = e->vocabulary,
+        .context = e->context,
+        .slot_numbers = e->slot_numbers,
+    };
+    *plan_length = plan_bytes(&header);
+    *tensors_length = e->recipe_count * sizeof(struct image_tensor);
+    char *at = *plan = malloc(*plan_length);
+    struct image_tensor *records = *tensors = malloc(*tensors_length + 1);
+    if (!at || !records)
+        return stele_fail(e->err, STELE_SYSTEM, "no memory for the plan");
+    const struct {
+        const void *from;
+        size_t bytes;
+    } arrays[] = {
+        {&header, sizeof header},
+        {e->ops, e->op_count * sizeof *e->ops},
+        {e->slots, e->slot_count * sizeof *e->slots},
+        {e->states, e->state_count * sizeof *e->states},
+        {e->ropes, e->rope_count * sizeof *e->ropes},
+        {e->constants, e->constant_count * sizeof *e->constants},
+    };
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) {
+        if (arrays[i].bytes)
+            memcpy(at, arrays[i].from, arrays[i].bytes);
+        at += arrays[i].bytes;
+    }
+    for (uint32_t i = 0; i < e->recipe_count; i++)
+        records[i] = e->recipes[i].record;
+    return STELE_OK;
+}

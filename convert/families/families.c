@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "family.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const struct family *const families[] = {
+    &family_llama,
+};
+
+const struct family *family_find(const char *architecture)
+{
+    for (size_t i = 0; i < sizeof families / sizeof *families; i++)
+        if (!strcmp(families[i]->architecture, architecture))
+            return families[i];
+    return NULL;
+}
+
+void family_names(char *text, size_t size)
+{
+    size_t at = 0;
+    for (size_t i = 0; i < sizeof families / sizeof *families && at < size; i++)
+        at += (size_t)snprintf(text + at, size - at, "%s%s", i ? ", " : "", families[i]->architecture);
+}

@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "pack.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "numbers.h"
+#include "panel.h"
+#include "pool.h"
+#include "quantise.h"
+
+enum { BATCH_BYTES = 4 << 20 }; /* panels that threads fill before they are appended */
+
+/* What is wrong with a tensor: set by the first thread that finds it in the lowest panel. */
+struct fault {
+    uint64_t panel; /* UINT64_MAX: none */
+    const char *what;
+    const struct source_tensor *tensor;
+    uint64_t row;
+};
+
+struct packer {
+    struct emitter *emitter;
+    struct pool *pool;
+    size_t threads;
+    const struct recipe *recipe;
+    uint64_t first, count; /* panels of this batch */
+    uint8_t *batch;
+    size_t batch_bytes;
+    float *rows;          /* [threads][16][K] */
+    size_t rows_numbers;  /* for one thread */
+    struct fault *faults; /* [threads] */
+};
+
+/* The source row behind a row of the tensor; false for padding. */
+static bool source_row(const struct recipe *r, uint64_t row, struct part *part, uint64_t *at)
+{
+    uint64_t in_part = row;
+    size_t i = 0;
+    if (r->in_turn) {
+        i = row / PANEL_ROWS % r->part_count;
+        in_part = row / PANEL_ROWS / r->part_count * PANEL_ROWS + row % PANEL_ROWS;
+    } else
+        for (; i + 1 < r->part_count && in_part >= round_up(r->parts[i].rows, PANEL_ROWS); i++)
+            in_part -= round_up(r->parts[i].rows, PANEL_ROWS);
+    *part = r->parts[i];
+    *at = part->first + in_part * part->step;
+    return part->tensor && in_part < part->rows;
+}
+
+static void blame(struct fault *fault, uint64_t panel, const char *what, const struct source_tensor *tensor, uint64_t row)
+{
+    if (fault->panel == UINT64_MAX)
+        *fault = (struct fault){.panel = panel, .what = what, .tensor = tensor, .row = row};
+}
+
+static bool all_finite(const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!isfinite(x[i]))
+            return false;
+    return true;
+}
+
+/* Lays row `row` of a panel of floats; false where a number is too large for the type. */
+static bool lay_floats(uint8_t *panel, enum tensor_type type, size_t row, const float *x, size_t k)
+{
+    bool fits = true;
+    for (size_t i = 0; i < k; i++) {
+        size_t at = panel_index_float(type, row, i);
+        if (type == TENSOR_F32) {
+            ((float *)panel)[at] = x[i];
+            continue;
+        }
+        uint16_t half = type == TENSOR_BF16 ? bf16_of_float(x[i]) : f16_of_float(x[i]);
+        fits = fits && (type == TENSOR_BF16 ? (half & 0x7f80) != 0x7f80 : (half & 0x7c00) != 0x7c00);
+        ((uint16_t *)panel)[at] = half;
+    }
+    return fits;
+}
+
+static void lay_group(uint8_t *block, enum tensor_type type, size_t groups, size_t row, size_t g, const struct group *group)
+{
+    memcpy(block + block_scale(row, g), &group->scale, sizeof group->scale);
+    for (size_t i = 0; i < GROUP; i++) {
+        size_t k = g * GROUP + i;
+        uint8_t *byte = block + block_weight(type, groups, row, k);
+        if (type == TENSOR_Q8)
+            *byte = (uint8_t)(group->q[i] + Q8_ZERO);
+        else
+            *byte = (uint8_t)(*byte | (group->q[i] + Q4_ZERO) << (k & 4 ? 4 : 0));
+    }
+}
+
+/* Lays row `row` of a quantised panel. x has K numbers and is read in groups, the last one padded with zeros. */
+static bool lay_groups(uint8_t *panel, enum tensor_type type, size_t row, const float *x, size_t k)
+{
+    bool fits = true;
+    for (size_t from = 0; from < k; from += GROUP) {
+        float w[GROUP] = {0};
+        struct group group;
+        size_t groups, n = k - from < GROUP ? k - from : GROUP;
+        memcpy(w, x + from, n * sizeof *w);
+        fits = (type == TENSOR_Q8 ? quantise_q8(&group, w) : quantise_q4(&group, w)) && fits;
+        uint8_t *block = panel + panel_block(type, k, from / DOT_BLOCK, &groups);
+        lay_group(block, type, groups, row, from % DOT_BLOCK / GROUP, &group);
+    }
+    return fits;
+}
+
+static void pack_panel(struct packer *p, uint64_t panel, uint8_t *out, float *x, struct fault *fault)
+{
+    const struct image_tensor *t = &p->recipe->record;
+    size_t k = t->columns;
+    memset(out, 0, panel_bytes(t->type, k));
+    for (size_t row = 0; row < PANEL_ROWS; row++) {
+        struct part part;
+        uint64_t at;
+        bool real = panel * PANEL_ROWS + row < t->rows && source_row(p->recipe, panel * PANEL_ROWS + row, &part, &at);
+        if (real)
+            source_read(x, part.tensor, at * k, k);
+        else
+            memset(x, 0, k * sizeof *x);
+        if (real && !all_finite(x, k))
+            blame(fault, panel, "holds a NaN or an infinity", part.tensor, at);
+        bool fits = type_quantised(t->type) ? lay_groups(out, t->type, row, x, k) : lay_floats(out, t->type, row, x, k);
+        if (real && !fits)
+            blame(fault, panel, "holds a number too large for the type of weights asked for", part.tensor, at);
+    }
+}
+
+static void pack_work(void *context, size_t thread, size_t threads)
+{
+    struct packer *p = context;
+    size_t from, to, bytes = panel_bytes(p->recipe->record.type, p->recipe->record.columns);
+    pool_share(p->count, thread, threads, &from, &to);
+    for (size_t i = from; i < to; i++)
+        pack_panel(p, p->first + i, p->batch + i * bytes, p->rows + thread * p->rows_numbers, &p->faults[thread]);
+}
+
+/* The first fault by panel, whatever the number of threads, as an error. */
+static enum stele_status look_at_faults(struct packer *p)
+{
+    const struct fault *first = &p->faults[0];
+    for (size_t t = 1; t < p->threads; t++)
+        if (p->faults[t].panel < first->panel)
+            first = &p->faults[t];
+    if (first->panel == UINT64_MAX)
+        return STELE_OK;
+    return stele_fail(p->emitter->err, STELE_INPUT, "%s: tensor %s: row %" PRIu64 " %s", first->tensor->file,
+                      first->tensor->name, first->row, first->what);
+}
+
+static enum stele_status pack_vector(struct packer *p, struct image_writer *writer)
+{
+    const struct recipe *r = p->recipe;
+    size_t n = r->record.columns;
+    float *x = calloc(n + 16, sizeof *x);
+    if (!x)
+        return stele_fail(p->emitter->err, STELE_SYSTEM, "no memory for %zu numbers", n);
+    enum stele_status status = STELE_OK;
+    for (size_t i = 0; i < n; i++) {
+        struct part part;
+        uint64_t at;
+        if (!source_row(r, i, &part, &at))
+            continue;
+        source_read(&x[i], part.tensor, at, 1);
+        if (!isfinite(x[i]) && status == STELE_OK)
+            status = stele_fail(p->emitter->err, STELE_INPUT, "%s: tensor %s: number %" PRIu64 " is not finite",
+                                part.tensor->file, part.tensor->name, at);
+        x[i] = x[i] + r->added;
+    }
+    if (status == STELE_OK)
+        status = image_append(writer, x, round_up(n * 4, 64), p->emitter->err);
+    free(x);
+    return status;
+}
+
+static enum stele_status pack_matrix(struct packer *p, struct image_writer *writer)
+{
+    const struct image_tensor *t = &p->recipe->record;
+    uint64_t panels = panel_count(t->rows), bytes = panel_bytes(t->type, t->columns);
+    uint64_t batch = p->batch_bytes / bytes;
+    p->rows_numbers = t->columns;
+    for (p->first = 0; p->first < panels; p->first += batch) {
+        p->count = panels - p->first < batch ? panels - p->first : batch;
+        pool_run(p->pool, pack_work, p);
+        enum stele_status status = look_at_faults(p);
+        if (status == STELE_OK)
+            status = image_append(writer, p->batch, p->count * bytes, p->emitter->err);
+        if (status != STELE_OK)
+            return status;
+    }
+    return STELE_OK;
+}
+
+/* Memory for the widest tensor: a batch of at least one panel a thread, one row a thread. */
+static bool packer_open(struct packer *p, const struct emitter *e, size_t threads)
+{
+    uint64_t widest = 1, panel = 1;
+    for (uint32_t i = 0; i < e->recipe_count; i++) {
+        const struct image_tensor *t = &e->recipes[i].record;
+        if (t->layout != LAYOUT_PANELS)
+            continue;
+        uint64_t bytes = panel_bytes(t->type, t->columns);
+        widest = t->columns > widest ? t->columns : widest;
+        panel = bytes > panel ? bytes : panel;
+    }
+    p->threads = threads;
+    p->batch_bytes = panel * threads > BATCH_BYTES ? panel * threads : BATCH_BYTES;
+    p->pool = pool_open(threads);
+    p->batch = malloc(p->batch_bytes);
+    p->rows = malloc(threads * widest * sizeof *p->rows);
+    p->faults = malloc(threads * sizeof *p->faults);
+    for (size_t t = 0; p->faults && t < threads; t++)
+        p->faults[t].panel = UINT64_MAX;
+    return p->pool && p->batch && p->rows && p->faults;
+}
+
+static void packer_close(struct packer *p)
+{
+    pool_close(p->pool);
+    free(p->batch);
+    free(p->rows);
+    free(p->faults);
+}
+
+enum stele_status pack_weights(struct emitter *e, struct image_writer *writer, size_t threads, pack_progress *progress,
+                               void *context)
+{
+    struct packer p = {.emitter = e};
+    enum stele_status status = STELE_OK;
+    if (!packer_open(&p, e, threads))
+        status = stele_fail(e->err, STELE_SYSTEM, "no memory to pack the weights");
+    for (uint32_t i = 0; status == STELE_OK && i < e->recipe_count; i++) {
+        p.recipe = &e->recipes[i];
+        const struct image_tensor *t = &p.recipe->record;
+        progress(context, t->offset, emit_weights_bytes(e));
+        status = t->layout == LAYOUT_VECTOR ? pack_vector(&p, writer) : pack_matrix(&p, writer);
+    }
+    packer_close(&p);
+    return status;
+}

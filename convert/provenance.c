@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "provenance.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "image.h"
+#include "json.h"
+
+static bool add_file(json_t *list, const char *name, const uint8_t *bytes, uint64_t length)
+{
+    char text[33];
+    struct image_digest digest = digest_chunk(bytes, length);
+    digest_text(text, &digest);
+    return !json_array_append_new(list, json_pack("{s:s, s:I, s:s}", "name", name, "bytes", (json_int_t)length, "xxh3",
+                                                  text));
+}
+
+/* A small file of the checkpoint, if it is there. */
+static bool add_small(json_t *list, const char *directory, const char *name)
+{
+    char *path;
+    if (asprintf(&path, "%s/%s", directory, name) < 0)
+        return false;
+    struct stat st;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    free(path);
+    if (fd < 0)
+        return true;
+    bool done = true;
+    if (!fstat(fd, &st) && S_ISREG(st.st_mode) && st.st_size) {
+        void *bytes = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
+        done = bytes != MAP_FAILED && add_file(list, name, bytes, (uint64_t)st.st_size);
+        if (bytes != MAP_FAILED)
+            munmap(bytes, (size_t)st.st_size);
+    }
+    close(fd);
+    return done;
+}
+
+enum stele_status provenance_build(char **out, const struct convert_options *options,
+                                   const struct checkpoint *checkpoint, struct stele_error *err)
+{
+    static const char *const small[] = {"config.json",           "generation_config.json",
+                                        "tokenizer.json",        "tokenizer_config.json",
+                                        "chat_template.jinja",   "model.safetensors.index.json"};
+    json_t *files = json_array(), *ignored = json_array(), *root = NULL;
+    bool done = files && ignored;
+    for (size_t i = 0; done && i < sizeof small / sizeof *small; i++)
+        done = add_small(files, options->source, small[i]);
+    for (size_t i = 0; done && i < checkpoint->file_count; i++)
+        done = add_file(files, checkpoint->files[i].name, checkpoint->files[i].bytes, checkpoint->files[i].length);
+    for (size_t i = 0; done && options->ignored_keys && options->ignored_keys[i]; i++)
+        done = !json_array_append_new(ignored, json_string(options->ignored_keys[i]));
+    if (done)
+        root = json_pack("{s:s, s:s, s:O, s:O}", "converter", "stele " STELE_VERSION, "weights",
+                         options->weights < 0 ? "source" : type_name((enum tensor_type)options->weights), "files", files,
+                         "ignored_keys", ignored);
+    *out = root ? json_dumps(root, JSON_INDENT(1) | JSON_SORT_KEYS) : NULL;
+    json_decref(root);
+    json_decref(files);
+    json_decref(ignored);
+    return *out ? STELE_OK : stele_fail(err, STELE_SYSTEM, "no memory for the provenance");
+}

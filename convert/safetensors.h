@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The tensors of a checkpoint: `model.safetensors`, or the shards that `model.safetensors.index.json` names.
+ * Format: https://github.com/huggingface/safetensors ("Format"): 8 bytes length, JSON header, data.
+ * Files are mapped; bytes are read where they lie. */
+#ifndef CONVERT_SAFETENSORS_H
+#define CONVERT_SAFETENSORS_H
+
+#include <stddef.h>
+
+#include "error.h"
+#include "types.h"
+
+enum source_type {
+    SOURCE_F32,
+    SOURCE_F16,
+    SOURCE_BF16,
+    SOURCE_OTHER, /* readable header, numbers that stele has no use for; refused where a tensor is wanted */
+};
+
+struct source_tensor {
+    char *name;
+    const char *file;   /* base name of its shard */
+    enum source_type type;
+    char type_name[12]; /* as the header spells it */
+    size_t rank;
+    uint64_t shape[8];
+    const uint8_t *bytes; /* in the mapping */
+    uint64_t length;
+    bool used; /* set by whoever takes it; what nobody takes is reported */
+};
+
+struct source_file {
+    char *name; /* base name */
+    const uint8_t *bytes;
+    uint64_t length;
+    int fd;
+};
+
+struct checkpoint {
+    const char *directory;
+    struct source_file *files;
+    size_t file_count;
+    struct source_tensor *tensors; /* ascending by name */
+    size_t tensor_count;
+};
+
+/* Opens the checkpoint in `directory` (which must live as long). STELE_INPUT names file, tensor and what is wrong. */
+enum stele_status checkpoint_open(struct checkpoint *out, const char *directory, struct stele_error *err);
+void checkpoint_close(struct checkpoint *checkpoint);
+
+/* The tensor of that name, or NULL. */
+struct source_tensor *checkpoint_find(const struct checkpoint *checkpoint, const char *name);
+
+/* n numbers of a float tensor from index `from` on, widened exactly. */
+void source_read(float *out, const struct source_tensor *tensor, uint64_t from, size_t n);
+
+#endif

@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Opens an image: header and section table are checked against the file, no section is touched. */
+#include "image.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+const char *section_name(uint32_t kind)
+{
+    static const char *const names[SECTION_KINDS] = {
+        [SECTION_PLAN] = "plan",         [SECTION_TENSORS] = "tensors", [SECTION_TOKENIZER] = "tokenizer",
+        [SECTION_DEFAULTS] = "defaults", [SECTION_WEIGHTS] = "weights", [SECTION_DIGESTS] = "digests",
+        [SECTION_PROVENANCE] = "provenance",
+    };
+    return kind < SECTION_KINDS && names[kind] ? names[kind] : "unknown section";
+}
+
+/* The sections must lie behind page 1, ascending, apart, and within the file; nothing is said of what is in them. */
+static enum stele_status check_sections(const struct image *image, struct stele_error *err)
+{
+    uint64_t end = 2 * IMAGE_PAGE;
+    uint32_t seen = 0;
+    for (uint32_t i = 0; i < image->header.sections; i++) {
+        const struct image_section *s = &image->sections[i];
+        if (s->id != i)
+            return stele_fail(err, STELE_INPUT, "%s: section %" PRIu32 ": its id is %" PRIu32, image->name, i, s->id);
+        if ((!s->kind || s->kind >= SECTION_KINDS) && !(s->kind & (uint32_t)IMAGE_OPTIONAL))
+            return stele_fail(err, STELE_INPUT,
+                              "%s: section %" PRIu32 ": unknown kind %" PRIu32 "; made by a later stele?", image->name,
+                              i, s->kind);
+        if (s->kind < SECTION_KINDS && seen >> s->kind & 1)
+            return stele_fail(err, STELE_INPUT, "%s: section %" PRIu32 ": a second %s", image->name, i,
+                              section_name(s->kind));
+        if (s->kind < SECTION_KINDS)
+            seen |= 1u << s->kind;
+        if (s->offset % IMAGE_PAGE || s->offset < end)
+            return stele_fail(err, STELE_INPUT,
+                              "%s: section %" PRIu32 " (%s): begins at %" PRIu64
+                              ", where no section can begin (the one before ends at %" PRIu64 ")",
+                              image->name, i, section_name(s->kind), s->offset, end);
+        if (s->offset > image->length || s->bytes > image->length - s->offset)
+            return stele_fail(err, STELE_INPUT,
+                              "%s: section %" PRIu32 " (%s): bytes %" PRIu64 " + %" PRIu64
+                              " lie beyond the end at %" PRIu64,
+                              image->name, i, section_name(s->kind), s->offset, s->bytes, image->length);
+        end = s->offset + s->bytes;
+    }
+    return STELE_OK;
+}
+
+static enum stele_status check_header(struct image *image, struct stele_error *err)
+{
+    const struct image_header *h = &image->header;
+    if (image->length < 2 * IMAGE_PAGE || memcmp(h->magic, IMAGE_MAGIC, sizeof h->magic))
+        return stele_fail(err, STELE_INPUT, "%s: not a stele image; `stele convert` makes one of a checkpoint",
+                          image->name);
+    if (h->version != IMAGE_VERSION)
+        return stele_fail(err, STELE_INPUT,
+                          "%s: an image of format version %" PRIu32 "; this stele reads version %d, convert it again",
+                          image->name, h->version, IMAGE_VERSION);
+    if (h->sections > IMAGE_SECTIONS_MAX)
+        return stele_fail(err, STELE_INPUT, "%s: header: %" PRIu32 " sections, more than %d", image->name, h->sections,
+                          IMAGE_SECTIONS_MAX);
+    memcpy(image->sections, image->bytes + IMAGE_PAGE, h->sections * sizeof *image->sections);
+    if (h->check != image_check(h, image->sections))
+        return stele_fail(err, STELE_DAMAGED, "%s: header and section table do not have their check sum; copy it again",
+                          image->name);
+    if (h->file_bytes != image->length)
+        return stele_fail(err, STELE_DAMAGED,
+                          "%s: %" PRIu64 " bytes long instead of %" PRIu64 "; cut short or damaged, copy it again",
+                          image->name, image->length, h->file_bytes);
+    if (h->reserved)
+        return stele_fail(err, STELE_INPUT, "%s: header: the reserved field is %" PRIu32, image->name, h->reserved);
+    if (h->numerics != NUMERICS_VERSION)
+        return stele_fail(err, STELE_INPUT,
+                          "%s: its answers follow numerics version %" PRIu32
+                          ", which this stele does not compute (it knows %d); convert it again",
+                          image->name, h->numerics, NUMERICS_VERSION);
+    return check_sections(image, err);
+}
+
+static enum stele_status map_file(struct image *image, struct stele_error *err)
+{
+    image->fd = open(image->name, O_RDONLY | O_CLOEXEC);
+    struct stat st;
+    if (image->fd < 0 || fstat(image->fd, &st))
+        return stele_fail(err, STELE_SYSTEM, "%s: %s", image->name, strerror(errno));
+    if (!S_ISREG(st.st_mode))
+        return stele_fail(err, STELE_INPUT, "%s: not a regular file, so it cannot be mapped", image->name);
+    image->length = (uint64_t)st.st_size;
+    image->mtime = st.st_mtim;
+    image->ctime = st.st_ctim;
+    if (!image->length)
+        return stele_fail(err, STELE_INPUT, "%s: the file is empty", image->name);
+    void *bytes = mmap(NULL, image->length, PROT_READ, MAP_SHARED, image->fd, 0);
+    if (bytes == MAP_FAILED)
+        return stele_fail(err, STELE_SYSTEM, "%s: cannot map its %" PRIu64 " bytes: %s", image->name, image->length,
+                          strerror(errno));
+    image->bytes = bytes;
+    if (image->length >= 2 * IMAGE_PAGE)
+        memcpy(&image->header, bytes, sizeof image->header);
+    return STELE_OK;
+}
+
+enum stele_status image_open(struct image **out, const char *path, struct stele_error *err)
+{
+    *out = NULL;
+    struct image *image = calloc(1, sizeof *image);
+    if (!image || !(image->name = strdup(path))) {
+        free(image);
+        return stele_fail(err, STELE_SYSTEM, "%s: no memory to open it", path);
+    }
+    image->fd = -1;
+    enum stele_status status = map_file(image, err);
+    if (status == STELE_OK)
+        status = check_header(image, err);
+    if (status == STELE_OK)
+        *out = image;
+    else
+        image_close(image);
+    return status;
+}
+
+void image_close(struct image *image)
+{
+    if (!image)
+        return;
+    if (image->bytes)
+        munmap((void *)(uintptr_t)image->bytes, image->length);
+    if (image->fd >= 0)
+        close(image->fd);
+    free(image->name);
+    free(image);
+}
+
+const uint8_t *image_section(const struct image *image, enum section_kind kind, uint64_t *bytes)
+{
+    for (uint32_t i = 0; i < image->header.sections; i++)
+        if (image->sections[i].kind == (uint32_t)kind) {
+            *bytes = image->sections[i].bytes;
+            return image->bytes + image->sections[i].offset;
+        }
+    *bytes = 0;
+    return NULL;
+}
+
+enum stele_status image_require(const struct image *image, enum section_kind kind, const uint8_t **out, uint64_t *bytes,
+                                struct stele_error *err)
+{
+    *out = image_section(image, kind, bytes);
+    if (*out)
+        return STELE_OK;
+    return stele_fail(err, STELE_INPUT, "%s: the image has no section \"%s\"", image->name, section_name(kind));
+}
+
+enum stele_status image_unchanged(const struct image *image, struct stele_error *err)
+{
+    struct stat st;
+    if (fstat(image->fd, &st))
+        return stele_fail(err, STELE_SYSTEM, "%s: %s", image->name, strerror(errno));
+    bool same = (uint64_t)st.st_size == image->length && st.st_mtim.tv_sec == image->mtime.tv_sec &&
+                st.st_mtim.tv_nsec == image->mtime.tv_nsec;
+    if (same)
+        return STELE_OK;
+    return stele_fail(err, STELE_DAMAGED, "%s: the file was changed while it was in use; the answer cannot be trusted",
+                      image->name);
+}

@@ -1,0 +1,377 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The check of a plan. First the kinds of all operands, from plan.def; then, op by op, the shapes. */
+#include "plan.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "panel.h"
+
+const struct plan_form plan_forms[PLAN_CODES] = {
+#define PLAN_OP(CODE, op_name) [PLAN_##CODE] = {.name = #op_name, .args = {
+#define PLAN_ARG(arg_kind, arg_name) {KIND_##arg_kind, #arg_name},
+#define PLAN_END(CODE, op_name) {0, NULL}}},
+#include "plan.def"
+#undef PLAN_OP
+#undef PLAN_ARG
+#undef PLAN_END
+};
+
+/* Where the check stands, for its sentences. */
+struct check {
+    const struct plan *plan;
+    const char *name;    /* of the file */
+    uint32_t index;      /* of the op */
+    const struct plan_op *op;
+    bool *written;       /* [slots] */
+    struct stele_error *err;
+};
+
+#define REFUSE(c, ...) refuse((c), __VA_ARGS__)
+
+__attribute__((format(printf, 2, 3))) static enum stele_status refuse(struct check *c, const char *format, ...)
+{
+    char what[256];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(what, sizeof what, format, args);
+    va_end(args);
+    return stele_fail(c->err, STELE_INPUT, "%s: plan: op %" PRIu32 " (%s): %s", c->name, c->index,
+                      plan_forms[c->op->code].name, what);
+}
+
+uint64_t plan_bytes(const struct plan_header *counts)
+{
+    return sizeof *counts + (uint64_t)counts->ops * sizeof(struct plan_op) +
+           (uint64_t)counts->slots * sizeof(struct plan_slot) + (uint64_t)counts->states * sizeof(struct plan_state) +
+           (uint64_t)counts->ropes * sizeof(struct plan_rope) + (uint64_t)counts->constants * sizeof(float);
+}
+
+uint64_t tensor_bytes(uint32_t type, uint32_t layout, uint64_t rows, uint64_t columns)
+{
+    if (!rows || !columns || rows > UINT32_MAX || columns > UINT32_MAX || type >= TENSOR_TYPES)
+        return 0;
+    if (layout == LAYOUT_VECTOR)
+        return type == TENSOR_F32 && rows == 1 ? columns * 4 : 0;
+    if (layout != LAYOUT_PANELS || columns > PLAN_WIDTH_MAX)
+        return 0;
+    return panel_count(rows) * panel_bytes(type, columns);
+}
+
+static bool is_number(float x)
+{
+    return isfinite(x);
+}
+
+/* The word `value` as an operand of `kind`: NULL, or what is wrong with it. */
+static const char *kind_wrong(const struct plan *plan, enum plan_kind kind, uint32_t value)
+{
+    float number;
+    memcpy(&number, &value, sizeof number);
+    switch (kind) {
+    case KIND_SLOT_OR_NONE:
+        if (value == PLAN_NONE)
+            return NULL;
+        /* fall through */
+    case KIND_SLOT:
+        return value < plan->counts.slots ? NULL : "no such slot";
+    case KIND_MATRIX:
+        return value < plan->tensor_count && plan->tensors[value].layout == LAYOUT_PANELS ? NULL : "no such matrix";
+    case KIND_VECTOR_OR_NONE:
+        if (value == PLAN_NONE)
+            return NULL;
+        /* fall through */
+    case KIND_VECTOR:
+        return value < plan->tensor_count && plan->tensors[value].layout == LAYOUT_VECTOR ? NULL : "no such vector";
+    case KIND_STATE:
+        return value < plan->counts.states ? NULL : "no such state";
+    case KIND_ROPE_OR_NONE:
+        if (value == PLAN_NONE)
+            return NULL;
+        /* fall through */
+    case KIND_ROPE:
+        return value < plan->counts.ropes ? NULL : "no such rope";
+    case KIND_COLUMN:
+        return value < PLAN_WIDTH_MAX ? NULL : "out of range";
+    case KIND_COUNT:
+        return value && value <= PLAN_WIDTH_MAX ? NULL : "out of range";
+    case KIND_ACTIVATION:
+        return value < ACTIVATIONS ? NULL : "unknown activation";
+    case KIND_NUMBER:
+        return is_number(number) ? NULL : "not a finite number";
+    }
+    return "unknown kind";
+}
+
+static enum stele_status check_kinds(struct check *c)
+{
+    const struct plan_form *form = &plan_forms[c->op->code];
+    size_t n = 0;
+    for (; form->args[n].name; n++) {
+        const char *wrong = kind_wrong(c->plan, form->args[n].kind, c->op->args[n]);
+        if (wrong)
+            return REFUSE(c, "%s is %" PRIu32 ": %s", form->args[n].name, c->op->args[n], wrong);
+    }
+    for (; n < PLAN_ARGS_MAX; n++)
+        if (c->op->args[n])
+            return REFUSE(c, "word %zu behind the operands is not zero", n);
+    return STELE_OK;
+}
+
+/* An op reads `width` numbers of `slot` from `column` on. */
+static enum stele_status reads(struct check *c, const char *what, uint32_t slot, uint64_t column, uint64_t width)
+{
+    if (!c->written[slot])
+        return REFUSE(c, "%s: slot %" PRIu32 " is read before it is written", what, slot);
+    if (column + width > c->plan->slots[slot].width)
+        return REFUSE(c, "%s: %" PRIu64 " numbers from %" PRIu64 ", but slot %" PRIu32 " is %" PRIu32 " wide", what,
+                      width, column, slot, c->plan->slots[slot].width);
+    return STELE_OK;
+}
+
+static enum stele_status writes(struct check *c, uint32_t slot, uint64_t width)
+{
+    if (width > c->plan->slots[slot].width)
+        return REFUSE(c, "out: %" PRIu64 " numbers, but slot %" PRIu32 " is %" PRIu32 " wide", width, slot,
+                      c->plan->slots[slot].width);
+    c->written[slot] = true;
+    return STELE_OK;
+}
+
+/* Two slots of one op that must not share numbers. */
+static enum stele_status apart(struct check *c, uint32_t a, uint32_t b)
+{
+    const struct plan_slot *x = &c->plan->slots[a], *y = &c->plan->slots[b];
+    if ((uint64_t)x->offset + x->stride <= y->offset || (uint64_t)y->offset + y->stride <= x->offset)
+        return STELE_OK;
+    return REFUSE(c, "slots %" PRIu32 " and %" PRIu32 " share numbers", a, b);
+}
+
+static enum stele_status vector_is(struct check *c, const char *what, uint32_t vector, uint64_t n)
+{
+    if (c->plan->tensors[vector].columns == n)
+        return STELE_OK;
+    return REFUSE(c, "%s: tensor %" PRIu32 " has %" PRIu64 " numbers instead of %" PRIu64, what, vector,
+                  c->plan->tensors[vector].columns, n);
+}
+
+#define TRY(call)                                                                                                      \
+    do {                                                                                                               \
+        enum stele_status status_ = (call);                                                                            \
+        if (status_ != STELE_OK)                                                                                       \
+            return status_;                                                                                            \
+    } while (0)
+
+static enum stele_status check_embed(struct check *c, const struct plan_embed *op)
+{
+    const struct image_tensor *table = &c->plan->tensors[op->table];
+    if (table->rows != c->plan->counts.vocabulary)
+        return REFUSE(c, "table: %" PRIu64 " rows for a vocabulary of %" PRIu32, table->rows, c->plan->counts.vocabulary);
+    return writes(c, op->out, table->columns);
+}
+
+static enum stele_status check_norm(struct check *c, const struct plan_norm *op)
+{
+    uint64_t n = c->plan->tensors[op->weight].columns;
+    TRY(reads(c, "in", op->in, 0, n));
+    if (op->in != op->out)
+        TRY(apart(c, op->in, op->out));
+    return writes(c, op->out, n);
+}
+
+static enum stele_status check_linear(struct check *c, const struct plan_linear *op)
+{
+    const struct image_tensor *weight = &c->plan->tensors[op->weight];
+    uint64_t rows = round_up(weight->rows, PANEL_ROWS), width = rows;
+    if (op->activation == ACTIVATION_SILU_GATE) {
+        if (rows % (2 * PANEL_ROWS))
+            return REFUSE(c, "weight: %" PRIu64 " rows are no pairs of panels", weight->rows);
+        width = rows / 2;
+    }
+    TRY(reads(c, "in", op->in, 0, weight->columns));
+    TRY(apart(c, op->in, op->out));
+    if (op->bias != PLAN_NONE)
+        TRY(vector_is(c, "bias", op->bias, rows));
+    if (op->residual != PLAN_NONE) {
+        TRY(reads(c, "residual", op->residual, 0, width));
+        if (op->residual != op->out)
+            TRY(apart(c, op->residual, op->out));
+    }
+    return writes(c, op->out, width);
+}
+
+static enum stele_status check_heads(struct check *c, uint32_t heads, const struct plan_state *kv)
+{
+    if (kv->kind != STATE_KV)
+        return REFUSE(c, "kv: the state is of kind %" PRIu32, kv->kind);
+    if (heads % kv->heads)
+        return REFUSE(c, "heads: %" PRIu32 " are no multiple of the state's %" PRIu32, heads, kv->heads);
+    return STELE_OK;
+}
+
+static enum stele_status check_rope_kv(struct check *c, const struct plan_rope_kv *op)
+{
+    const struct plan_state *kv = &c->plan->states[op->kv];
+    TRY(check_heads(c, op->heads, kv));
+    uint64_t kv_width = (uint64_t)kv->heads * kv->head_dim;
+    TRY(reads(c, "q", op->qkv, op->q, (uint64_t)op->heads * kv->head_dim));
+    TRY(reads(c, "k", op->qkv, op->k, kv_width));
+    TRY(reads(c, "v", op->qkv, op->v, kv_width));
+    if (op->q_norm != PLAN_NONE)
+        TRY(vector_is(c, "q_norm", op->q_norm, kv->head_dim));
+    if (op->k_norm != PLAN_NONE)
+        TRY(vector_is(c, "k_norm", op->k_norm, kv->head_dim));
+    if (op->rope != PLAN_NONE && (uint64_t)c->plan->ropes[op->rope].pairs * 2 > kv->head_dim)
+        return REFUSE(c, "rope: %" PRIu32 " pairs in heads of %" PRIu32, c->plan->ropes[op->rope].pairs, kv->head_dim);
+    return STELE_OK;
+}
+
+static enum stele_status check_attention(struct check *c, const struct plan_attention *op)
+{
+    const struct plan_state *kv = &c->plan->states[op->kv];
+    TRY(check_heads(c, op->heads, kv));
+    uint64_t width = (uint64_t)op->heads * kv->head_dim;
+    TRY(reads(c, "q", op->qkv, op->q, width));
+    TRY(apart(c, op->qkv, op->out));
+    return writes(c, op->out, width);
+}
+
+static enum stele_status check_logits(struct check *c, const struct plan_logits *op)
+{
+    const struct image_tensor *head = &c->plan->tensors[op->head];
+    if (head->rows != c->plan->counts.vocabulary)
+        return REFUSE(c, "head: %" PRIu64 " rows for a vocabulary of %" PRIu32, head->rows, c->plan->counts.vocabulary);
+    if (c->index + 1 != c->plan->counts.ops)
+        return REFUSE(c, "is not the last op");
+    return reads(c, "in", op->in, 0, head->columns);
+}
+
+static enum stele_status check_op(struct check *c)
+{
+    TRY(check_kinds(c));
+    switch ((enum plan_code)c->op->code) {
+#define PLAN_OP(CODE, name)                                                                                            \
+    case PLAN_##CODE:                                                                                                  \
+        return check_##name(c, &c->op->name);
+#define PLAN_ARG(kind, name)
+#define PLAN_END(CODE, name)
+#include "plan.def"
+#undef PLAN_OP
+#undef PLAN_ARG
+#undef PLAN_END
+    case PLAN_CODES:
+        break;
+    }
+    return REFUSE(c, "unknown op");
+}
+
+static enum stele_status check_ops(const struct plan *plan, const char *name, struct stele_error *err)
+{
+    bool *written = calloc(plan->counts.slots + (size_t)1, sizeof *written);
+    if (!written)
+        return stele_fail(err, STELE_SYSTEM, "%s: no memory for %" PRIu32 " slots", name, plan->counts.slots);
+    struct check c = {.plan = plan, .name = name, .written = written, .err = err};
+    enum stele_status status = STELE_OK;
+    for (; status == STELE_OK && c.index < plan->counts.ops; c.index++) {
+        c.op = &plan->ops[c.index];
+        if (c.op->code >= PLAN_CODES)
+            status = stele_fail(err, STELE_INPUT,
+                                "%s: plan: op %" PRIu32 ": unknown code %" PRIu32 "; made by a later stele?", name,
+                                c.index, c.op->code);
+        else
+            status = check_op(&c);
+    }
+    free(written);
+    if (status == STELE_OK && plan->ops[plan->counts.ops - 1].code != PLAN_LOGITS)
+        status = stele_fail(err, STELE_INPUT, "%s: plan: the last op is not logits", name);
+    return status;
+}
+
+static enum stele_status check_tensors(const struct plan *plan, uint64_t weights_bytes, const char *name,
+                                       struct stele_error *err)
+{
+    for (uint32_t i = 0; i < plan->tensor_count; i++) {
+        const struct image_tensor *t = &plan->tensors[i];
+        uint64_t bytes = tensor_bytes(t->type, t->layout, t->rows, t->columns);
+        if (!memchr(t->name, 0, sizeof t->name))
+            return stele_fail(err, STELE_INPUT, "%s: tensor %" PRIu32 ": its name does not end", name, i);
+        if (!bytes || bytes != t->bytes)
+            return stele_fail(err, STELE_INPUT,
+                              "%s: tensor %s: %" PRIu64 " bytes for %" PRIu64 " x %" PRIu64 " of type %" PRIu32
+                              ", layout %" PRIu32,
+                              name, t->name, t->bytes, t->rows, t->columns, t->type, t->layout);
+        if (t->offset % 64 || t->offset > weights_bytes || bytes > weights_bytes - t->offset)
+            return stele_fail(err, STELE_INPUT,
+                              "%s: tensor %s: bytes %" PRIu64 " + %" PRIu64 " of %" PRIu64 " bytes of weights", name,
+                              t->name, t->offset, bytes, weights_bytes);
+    }
+    return STELE_OK;
+}
+
+static enum stele_status check_tables(const struct plan *plan, const char *name, struct stele_error *err)
+{
+    const struct plan_header *n = &plan->counts;
+    if (!n->ops || !n->vocabulary || !n->context || n->context > PLAN_CONTEXT_MAX || n->vocabulary > INT32_MAX)
+        return stele_fail(err, STELE_INPUT,
+                          "%s: plan: %" PRIu32 " ops, vocabulary %" PRIu32 ", context %" PRIu32 ": out of range", name,
+                          n->ops, n->vocabulary, n->context);
+    for (uint32_t i = 0; i < n->slots; i++) {
+        const struct plan_slot *s = &plan->slots[i];
+        if (!s->width || s->width > s->stride || s->stride > 2 * PLAN_WIDTH_MAX || s->stride > n->slot_numbers ||
+            s->offset > n->slot_numbers - s->stride)
+            return stele_fail(err, STELE_INPUT,
+                              "%s: plan: slot %" PRIu32 ": width %" PRIu32 ", stride %" PRIu32 ", offset %" PRIu32
+                              " of %" PRIu32 " numbers",
+                              name, i, s->width, s->stride, s->offset, n->slot_numbers);
+    }
+    for (uint32_t i = 0; i < n->states; i++) {
+        const struct plan_state *s = &plan->states[i];
+        if (s->kind != STATE_KV)
+            return stele_fail(err, STELE_INPUT, "%s: plan: state %" PRIu32 ": unknown kind %" PRIu32, name, i, s->kind);
+        if (!s->heads || s->heads > 4096 || !s->head_dim || s->head_dim > 4096 || s->sequence_bytes ||
+            s->position_numbers != s->heads * kv_head_numbers(s->head_dim) / KV_BLOCK)
+            return stele_fail(err, STELE_INPUT,
+                              "%s: plan: state %" PRIu32 ": %" PRIu32 " heads of %" PRIu32 ", %" PRIu32
+                              " numbers a position: out of range",
+                              name, i, s->heads, s->head_dim, s->position_numbers);
+    }
+    for (uint32_t i = 0; i < n->ropes; i++) {
+        const struct plan_rope *r = &plan->ropes[i];
+        if (!r->pairs || r->pairs > n->constants || r->first > n->constants - r->pairs || !is_number(r->magnitude))
+            return stele_fail(err, STELE_INPUT,
+                              "%s: plan: rope %" PRIu32 ": %" PRIu32 " pairs from %" PRIu32 " of %" PRIu32 " constants",
+                              name, i, r->pairs, r->first, n->constants);
+    }
+    for (uint32_t i = 0; i < n->constants; i++)
+        if (!is_number(plan->constants[i]))
+            return stele_fail(err, STELE_INPUT, "%s: plan: constant %" PRIu32 " is not finite", name, i);
+    return STELE_OK;
+}
+
+enum stele_status plan_open(struct plan *out, const void *section, uint64_t bytes, const void *tensors,
+                            uint64_t tensors_bytes, uint64_t weights_bytes, const char *name, struct stele_error *err)
+{
+    struct plan plan = {.tensors = tensors, .tensor_count = (uint32_t)(tensors_bytes / sizeof(struct image_tensor))};
+    if (bytes < sizeof plan.counts)
+        return stele_fail(err, STELE_INPUT, "%s: plan: %" PRIu64 " bytes are too short", name, bytes);
+    memcpy(&plan.counts, section, sizeof plan.counts);
+    if (bytes != plan_bytes(&plan.counts))
+        return stele_fail(err, STELE_INPUT, "%s: plan: %" PRIu64 " bytes instead of the %" PRIu64 " that its counts give",
+                          name, bytes, plan_bytes(&plan.counts));
+    if (tensors_bytes % sizeof(struct image_tensor) || tensors_bytes / sizeof(struct image_tensor) > UINT32_MAX - 1)
+        return stele_fail(err, STELE_INPUT, "%s: tensors: %" PRIu64 " bytes are no whole records", name, tensors_bytes);
+    plan.ops = (const struct plan_op *)((const uint8_t *)section + sizeof plan.counts);
+    plan.slots = (const struct plan_slot *)(plan.ops + plan.counts.ops);
+    plan.states = (const struct plan_state *)(plan.slots + plan.counts.slots);
+    plan.ropes = (const struct plan_rope *)(plan.states + plan.counts.states);
+    plan.constants = (const float *)(plan.ropes + plan.counts.ropes);
+    TRY(check_tables(&plan, name, err));
+    TRY(check_tensors(&plan, weights_bytes, name, err));
+    TRY(check_ops(&plan, name, err));
+    *out = plan;
+    return STELE_OK;
+}

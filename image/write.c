@@ -1,0 +1,282 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "write.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <libgen.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "image.h"
+
+struct image_writer {
+    char *path;      /* the target, links followed */
+    char *temporary; /* name of the file being written; NULL while it has none */
+    int fd;
+    uint64_t at;     /* bytes written so far */
+    struct image_header header;
+    struct image_section sections[IMAGE_SECTIONS_MAX];
+    XXH3_state_t *chunk; /* over the bytes of the chunk that is not full yet */
+    uint64_t chunk_bytes;
+    struct image_digest *digests; /* of the full chunks of the section begun last */
+    size_t digest_count, digest_room;
+    struct image_digest *weights; /* those of the weights, once these are complete */
+    size_t weight_chunks;
+};
+
+static enum stele_status failed(const struct image_writer *w, struct stele_error *err)
+{
+    return stele_fail(err, STELE_SYSTEM, "%s: cannot write it: %s", w->path, strerror(errno));
+}
+
+static enum stele_status write_at(struct image_writer *w, const void *bytes, uint64_t length, uint64_t at,
+                                  struct stele_error *err)
+{
+    const uint8_t *from = bytes;
+    while (length) {
+        ssize_t n = pwrite(w->fd, from, length, (off_t)at);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return failed(w, err);
+        from += n;
+        at += (uint64_t)n;
+        length -= (uint64_t)n;
+    }
+    return STELE_OK;
+}
+
+/* A file without a name beside the target, or one with a name that cannot be taken. */
+static enum stele_status open_temporary(struct image_writer *w, struct stele_error *err)
+{
+    char *copy = strdup(w->path);
+    if (!copy)
+        return stele_fail(err, STELE_SYSTEM, "%s: no memory", w->path);
+    w->fd = open(dirname(copy), O_TMPFILE | O_RDWR | O_CLOEXEC, 0666);
+    free(copy);
+    if (w->fd >= 0)
+        return STELE_OK;
+    if (errno != EOPNOTSUPP && errno != EISDIR && errno != EINVAL)
+        return failed(w, err);
+    if (asprintf(&w->temporary, "%s.%ld.part", w->path, (long)getpid()) < 0) {
+        w->temporary = NULL;
+        return stele_fail(err, STELE_SYSTEM, "%s: no memory", w->path);
+    }
+    w->fd = open(w->temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    return w->fd >= 0 ? STELE_OK : failed(w, err);
+}
+
+static enum stele_status open_target(struct image_writer *w, const char *path, bool replace, struct stele_error *err)
+{
+    struct stat st;
+    bool exists = !stat(path, &st);
+    w->path = exists ? realpath(path, NULL) : strdup(path);
+    if (!w->path)
+        return stele_fail(err, STELE_SYSTEM, "%s: %s", path, strerror(errno));
+    if (exists && !S_ISREG(st.st_mode)) {
+        if (S_ISDIR(st.st_mode))
+            return stele_fail(err, STELE_USAGE, "%s: is a directory; name a file for the image", path);
+        return stele_fail(err, STELE_USAGE, "%s: not a regular file; an image can only be mapped from one", path);
+    }
+    if (exists && !replace)
+        return stele_fail(err, STELE_USAGE, "%s: exists; -f replaces it", path);
+    return open_temporary(w, err);
+}
+
+enum stele_status image_begin(struct image_writer **out, const char *path, bool replace, uint64_t expected_bytes,
+                              struct stele_error *err)
+{
+    *out = NULL;
+    struct image_writer *w = calloc(1, sizeof *w);
+    if (!w || !(w->chunk = XXH3_createState())) {
+        free(w);
+        return stele_fail(err, STELE_SYSTEM, "%s: no memory to write it", path);
+    }
+    w->fd = -1;
+    w->at = 2 * IMAGE_PAGE;
+    memcpy(w->header.magic, IMAGE_MAGIC, sizeof w->header.magic);
+    w->header.version = IMAGE_VERSION;
+    w->header.numerics = NUMERICS_VERSION;
+    enum stele_status status = open_target(w, path, replace, err);
+    if (status == STELE_OK && expected_bytes && fallocate(w->fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)expected_bytes) &&
+        errno != EOPNOTSUPP)
+        status = stele_fail(err, STELE_SYSTEM, "%s: cannot reserve the %" PRIu64 " bytes of the image: %s", path,
+                            expected_bytes, strerror(errno));
+    if (status == STELE_OK)
+        *out = w;
+    else
+        image_abandon(w);
+    return status;
+}
+
+static enum stele_status end_chunk(struct image_writer *w, struct stele_error *err)
+{
+    if (w->digest_count == w->digest_room) {
+        size_t room = w->digest_room * 2 + 16;
+        struct image_digest *more = realloc(w->digests, room * sizeof *more);
+        if (!more)
+            return stele_fail(err, STELE_SYSTEM, "%s: no memory for %zu digests", w->path, room);
+        w->digests = more;
+        w->digest_room = room;
+    }
+    XXH128_canonical_t bytes;
+    XXH128_canonicalFromHash(&bytes, XXH3_128bits_digest(w->chunk));
+    memcpy(w->digests[w->digest_count++].bytes, bytes.digest, sizeof bytes.digest);
+    XXH3_128bits_reset(w->chunk);
+    w->chunk_bytes = 0;
+    return STELE_OK;
+}
+
+/* Ends the section begun last, if there is one. */
+static enum stele_status end_section(struct image_writer *w, struct stele_error *err)
+{
+    if (!w->header.sections)
+        return STELE_OK;
+    struct image_section *s = &w->sections[w->header.sections - 1];
+    if (w->chunk_bytes) {
+        enum stele_status status = end_chunk(w, err);
+        if (status != STELE_OK)
+            return status;
+    }
+    s->bytes = w->at - s->offset;
+    s->digest = digest_of_digests(w->digests, w->digest_count);
+    if (s->kind == SECTION_WEIGHTS) {
+        w->weights = w->digests;
+        w->weight_chunks = w->digest_count;
+        w->digests = NULL;
+        w->digest_room = 0;
+    }
+    w->digest_count = 0;
+    return STELE_OK;
+}
+
+enum stele_status image_begin_section(struct image_writer *w, enum section_kind kind, uint64_t align,
+                                      struct stele_error *err)
+{
+    enum stele_status status = end_section(w, err);
+    if (status != STELE_OK)
+        return status;
+    assert(w->header.sections < IMAGE_SECTIONS_MAX && align >= IMAGE_PAGE);
+    w->at = round_up(w->at, align); /* what is skipped is a hole, zeros to a reader */
+    w->sections[w->header.sections] =
+        (struct image_section){.id = w->header.sections, .kind = (uint32_t)kind, .offset = w->at};
+    w->header.sections++;
+    XXH3_128bits_reset(w->chunk);
+    w->chunk_bytes = 0;
+    return STELE_OK;
+}
+
+enum stele_status image_append(struct image_writer *w, const void *bytes, uint64_t length, struct stele_error *err)
+{
+    enum stele_status status = write_at(w, bytes, length, w->at, err);
+    const uint8_t *from = bytes;
+    w->at += status == STELE_OK ? length : 0;
+    while (status == STELE_OK && length) {
+        uint64_t n = IMAGE_CHUNK - w->chunk_bytes < length ? IMAGE_CHUNK - w->chunk_bytes : length;
+        XXH3_128bits_update(w->chunk, from, n);
+        w->chunk_bytes += n;
+        from += n;
+        length -= n;
+        if (w->chunk_bytes == IMAGE_CHUNK)
+            status = end_chunk(w, err);
+    }
+    return status;
+}
+
+enum stele_status image_write_section(struct image_writer *w, enum section_kind kind, const void *bytes, uint64_t length,
+                                      struct stele_error *err)
+{
+    enum stele_status status = image_begin_section(w, kind, IMAGE_PAGE, err);
+    return status == STELE_OK ? image_append(w, bytes, length, err) : status;
+}
+
+enum stele_status image_write_digests(struct image_writer *w, struct stele_error *err)
+{
+    enum stele_status status = image_begin_section(w, SECTION_DIGESTS, IMAGE_PAGE, err);
+    return status == STELE_OK ? image_append(w, w->weights, w->weight_chunks * sizeof *w->weights, err) : status;
+}
+
+/* Syncs the directory that holds `path`, so that the new name survives a loss of power. */
+static void sync_directory(const char *path)
+{
+    char *copy = strdup(path);
+    int fd = copy ? open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+    if (fd >= 0) {
+        fsync(fd); /* some file systems refuse; the file itself is safe */
+        close(fd);
+    }
+    free(copy);
+}
+
+/* Gives the nameless file a name beside the target, then renames it over the target. */
+static enum stele_status place(struct image_writer *w, struct stele_error *err)
+{
+    if (!w->temporary) {
+        char from[64];
+        snprintf(from, sizeof from, "/proc/self/fd/%d", w->fd);
+        if (asprintf(&w->temporary, "%s.%ld.part", w->path, (long)getpid()) < 0) {
+            w->temporary = NULL;
+            return stele_fail(err, STELE_SYSTEM, "%s: no memory", w->path);
+        }
+        unlink(w->temporary); /* left by a process of this number that was killed between link and rename */
+        if (linkat(AT_FDCWD, from, AT_FDCWD, w->temporary, AT_SYMLINK_FOLLOW)) {
+            enum stele_status status = failed(w, err);
+            free(w->temporary);
+            w->temporary = NULL;
+            return status;
+        }
+    }
+    if (rename(w->temporary, w->path))
+        return failed(w, err);
+    free(w->temporary);
+    w->temporary = NULL;
+    sync_directory(w->path);
+    return STELE_OK;
+}
+
+static enum stele_status write_header(struct image_writer *w, struct stele_error *err)
+{
+    uint8_t pages[2 * IMAGE_PAGE] = {0};
+    w->header.file_bytes = w->at;
+    w->header.identity = image_identity(&w->header, w->sections);
+    w->header.check = image_check(&w->header, w->sections);
+    memcpy(pages, &w->header, sizeof w->header);
+    memcpy(pages + IMAGE_PAGE, w->sections, w->header.sections * sizeof *w->sections);
+    return write_at(w, pages, sizeof pages, 0, err);
+}
+
+enum stele_status image_finish(struct image_writer *w, struct stele_error *err)
+{
+    enum stele_status status = end_section(w, err);
+    w->at = round_up(w->at, IMAGE_PAGE);
+    if (status == STELE_OK)
+        status = write_header(w, err);
+    if (status == STELE_OK && (ftruncate(w->fd, (off_t)w->at) || fsync(w->fd)))
+        status = failed(w, err);
+    if (status == STELE_OK)
+        status = place(w, err);
+    image_abandon(w);
+    return status;
+}
+
+void image_abandon(struct image_writer *w)
+{
+    if (!w)
+        return;
+    if (w->temporary)
+        unlink(w->temporary);
+    if (w->fd >= 0)
+        close(w->fd);
+    XXH3_freeState(w->chunk);
+    free(w->temporary);
+    free(w->digests);
+    free(w->weights);
+    free(w->path);
+    free(w);
+}

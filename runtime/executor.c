@@ -1,0 +1,530 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A session: opened once, then stepped. Opening resolves every operand, so that a step is a walk over ops.
+ *
+ *     stele_session_open   plan_open (checks) -> resolve -> back end reserves memory
+ *     stele_step           rows of all slices -> RoPE rows -> ops in order
+ *     stele_logits         the last op, in blocks of rows as the caller wants them
+ */
+#include "executor.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "numbers.h"
+
+enum { CHUNK_DEFAULT = 512, THREADS_MAX = 256, SEQUENCES_MAX = 4096 };
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* ---- resolving ---- */
+
+struct resolver {
+    struct stele_session *session;
+    const uint8_t *weights;
+    size_t kv_blocks;  /* of all sequences */
+    size_t *kv_offset; /* [states] */
+};
+
+static struct blas_view view(const struct resolver *r, uint32_t slot, uint32_t column)
+{
+    const struct plan_slot *s = &r->session->plan.slots[slot];
+    return (struct blas_view){(size_t)s->offset * r->session->chunk + column, s->stride};
+}
+
+static struct blas_matrix matrix(const struct resolver *r, uint32_t tensor)
+{
+    const struct image_tensor *t = &r->session->plan.tensors[tensor];
+    return (struct blas_matrix){(enum tensor_type)t->type, t->rows, t->columns, r->weights + t->offset};
+}
+
+static const float *vector(const struct resolver *r, uint32_t tensor)
+{
+    return tensor == PLAN_NONE ? NULL : (const float *)(r->weights + r->session->plan.tensors[tensor].offset);
+}
+
+static size_t number_bytes(const struct stele_session *s)
+{
+    return s->kv_type == KV_F16 ? 2 : 4;
+}
+
+static struct blas_kv kv_of(const struct resolver *r, uint32_t state)
+{
+    const struct plan_state *s = &r->session->plan.states[state];
+    return (struct blas_kv){
+        .offset = r->kv_offset[state],
+        .block_bytes = (size_t)s->position_numbers * KV_BLOCK * number_bytes(r->session),
+        .heads = s->heads,
+        .head_dim = s->head_dim,
+        .window = s->window,
+    };
+}
+
+static void resolve_embed(struct resolver *r, struct executor_op *to, const struct plan_embed *op)
+{
+    to->out = op->out;
+    to->embed = (struct op_embed){view(r, op->out, 0), matrix(r, op->table), op->scale};
+}
+
+static void resolve_norm(struct resolver *r, struct executor_op *to, const struct plan_norm *op)
+{
+    to->out = op->out;
+    to->norm = (struct op_norm){view(r, op->in, 0), view(r, op->out, 0), vector(r, op->weight),
+                                r->session->plan.tensors[op->weight].columns, op->epsilon};
+}
+
+static void resolve_linear(struct resolver *r, struct executor_op *to, const struct plan_linear *op)
+{
+    to->out = op->out;
+    to->linear = (struct op_linear){
+        .in = view(r, op->in, 0),
+        .out = view(r, op->out, 0),
+        .weight = matrix(r, op->weight),
+        .bias = vector(r, op->bias),
+        .gate = op->activation == ACTIVATION_SILU_GATE,
+        .has_residual = op->residual != PLAN_NONE,
+        .scale = op->scale,
+    };
+    if (op->residual != PLAN_NONE)
+        to->linear.residual = view(r, op->residual, 0);
+}
+
+static void resolve_rope_kv(struct resolver *r, struct executor_op *to, const struct plan_rope_kv *op)
+{
+    to->out = op->qkv;
+    to->rope_kv = (struct op_rope_kv){
+        .q = view(r, op->qkv, op->q),
+        .k = view(r, op->qkv, op->k),
+        .v = view(r, op->qkv, op->v),
+        .heads = op->heads,
+        .q_norm = vector(r, op->q_norm),
+        .k_norm = vector(r, op->k_norm),
+        .epsilon = op->epsilon,
+        .rope = op->rope == PLAN_NONE ? NULL : &r->session->ropes[op->rope],
+        .kv = kv_of(r, op->kv),
+    };
+}
+
+static void resolve_attention(struct resolver *r, struct executor_op *to, const struct plan_attention *op)
+{
+    to->out = op->out;
+    to->attention =
+        (struct op_attention){view(r, op->qkv, op->q), view(r, op->out, 0), op->heads, op->scale, kv_of(r, op->kv)};
+}
+
+static void resolve_logits(struct resolver *r, struct executor_op *to, const struct plan_logits *op)
+{
+    to->out = PLAN_NONE;
+    to->logits = (struct op_logits){view(r, op->in, 0), matrix(r, op->head), op->scale};
+}
+
+static void resolve(struct resolver *r)
+{
+    const struct plan *plan = &r->session->plan;
+    for (uint32_t i = 0; i < plan->counts.ops; i++) {
+        struct executor_op *to = &r->session->ops[i];
+        to->code = (enum plan_code)plan->ops[i].code;
+        switch (to->code) {
+#define PLAN_OP(CODE, name)                                                                                            \
+    case PLAN_##CODE:                                                                                                  \
+        resolve_##name(r, to, &plan->ops[i].name);                                                                     \
+        break;
+#define PLAN_ARG(kind, name)
+#define PLAN_END(CODE, name)
+#include "plan.def"
+#undef PLAN_OP
+#undef PLAN_ARG
+#undef PLAN_END
+        case PLAN_CODES:
+            break;
+        }
+    }
+}
+
+/* ---- opening ---- */
+
+/* Sizes that the back end's memory depends on: the widest quantised K, the most heads. */
+static void measure(const struct stele_session *s, struct blas_setup *setup)
+{
+    for (uint32_t i = 0; i < s->plan.tensor_count; i++) {
+        const struct image_tensor *t = &s->plan.tensors[i];
+        if (type_quantised((enum tensor_type)t->type) && t->columns > setup->k_max)
+            setup->k_max = t->columns;
+    }
+    for (uint32_t i = 0; i < s->plan.counts.ops; i++)
+        if (s->plan.ops[i].code == PLAN_ATTENTION) {
+            const struct plan_attention *op = &s->plan.ops[i].attention;
+            size_t head_dim = s->plan.states[op->kv].head_dim;
+            setup->heads_max = op->heads > setup->heads_max ? op->heads : setup->heads_max;
+            setup->head_dim_max = head_dim > setup->head_dim_max ? head_dim : setup->head_dim_max;
+        }
+}
+
+static uint32_t affinity_threads(void)
+{
+    cpu_set_t set;
+    int n = sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
+    return n < 1 ? 1 : n > THREADS_MAX ? THREADS_MAX : (uint32_t)n;
+}
+
+/* f32 where every matrix is f32: rounding keys and values would be the only loss. */
+static int default_kv(const struct plan *plan)
+{
+    for (uint32_t i = 0; i < plan->tensor_count; i++)
+        if (plan->tensors[i].type != TENSOR_F32)
+            return KV_F16;
+    return KV_F32;
+}
+
+static enum stele_status open_plan(struct stele_session *s, const uint8_t **weights, struct stele_error *err)
+{
+    const uint8_t *plan, *tensors;
+    uint64_t plan_length, tensors_length, weights_length;
+    enum stele_status status = image_require(s->image, SECTION_PLAN, &plan, &plan_length, err);
+    if (status == STELE_OK)
+        status = image_require(s->image, SECTION_TENSORS, &tensors, &tensors_length, err);
+    if (status == STELE_OK)
+        status = image_require(s->image, SECTION_WEIGHTS, weights, &weights_length, err);
+    if (status == STELE_OK)
+        status = plan_open(&s->plan, plan, plan_length, tensors, tensors_length, weights_length, s->image->name, err);
+    return status;
+}
+
+static enum stele_status check_options(struct stele_session *s, const struct stele_options *o, struct stele_error *err)
+{
+    uint32_t trained = s->plan.counts.context;
+    s->context = o->context ? o->context : trained;
+    if (s->context > trained)
+        return stele_fail(err, STELE_USAGE, "a context of %" PRIu32 " is more than the %" PRIu32 " the model was trained for",
+                          s->context, trained);
+    if (o->threads > THREADS_MAX || o->sequences > SEQUENCES_MAX)
+        return stele_fail(err, STELE_USAGE, "at most %d threads and %d sequences", THREADS_MAX, SEQUENCES_MAX);
+    s->chunk = o->chunk ? o->chunk : CHUNK_DEFAULT;
+    uint32_t most = s->context > o->sequences ? s->context : o->sequences;
+    s->chunk = s->chunk < most ? s->chunk : most;
+    s->kv_type = o->kv == STELE_KV_DEFAULT ? (uint32_t)default_kv(&s->plan) : o->kv == STELE_KV_F16 ? KV_F16 : KV_F32;
+    return STELE_OK;
+}
+
+/* The arrays of the session; calloc'ed or untouched until used. */
+static enum stele_status allocate(struct stele_session *s, struct stele_error *err)
+{
+    size_t pairs = 0;
+    for (uint32_t i = 0; i < s->plan.counts.ropes; i++)
+        pairs += s->plan.ropes[i].pairs;
+    s->ops = calloc(s->plan.counts.ops, sizeof *s->ops);
+    s->ropes = calloc(s->plan.counts.ropes + (size_t)1, sizeof *s->ropes);
+    s->rope_rows = malloc((pairs * 2 * s->chunk + 1) * sizeof *s->rope_rows);
+    s->rows = malloc(s->chunk * sizeof *s->rows);
+    s->wanted = malloc(s->chunk * sizeof *s->wanted);
+    if (!s->ops || !s->ropes || !s->rope_rows || !s->rows || !s->wanted)
+        return stele_fail(err, STELE_SYSTEM, "no memory for a session of %" PRIu32 " rows", s->chunk);
+    size_t at = 0;
+    for (uint32_t i = 0; i < s->plan.counts.ropes; i++) {
+        s->ropes[i] = (struct blas_rope){s->rope_rows + at, s->plan.ropes[i].pairs};
+        at += (size_t)s->plan.ropes[i].pairs * 2 * s->chunk;
+    }
+    return STELE_OK;
+}
+
+/* Where the states' blocks lie, and how many bytes all need. */
+static bool lay_out_kv(const struct stele_session *s, size_t blocks, size_t *offsets, uint64_t *bytes)
+{
+    *bytes = 0;
+    for (uint32_t i = 0; i < s->plan.counts.states; i++) {
+        uint64_t part = (uint64_t)s->plan.states[i].position_numbers * KV_BLOCK * number_bytes(s);
+        offsets[i] = *bytes;
+        if (!size_mul(part, blocks, &part) || !size_add(*bytes, round_up(part, 4096), bytes) || *bytes > INT64_MAX)
+            return false;
+    }
+    return true;
+}
+
+/* A reservation failed: says what it was for and the largest context, by halves, that would have fitted. */
+static enum stele_status advise(struct stele_session *s, const struct blas_setup *setup, struct stele_error *err)
+{
+    struct blas_device *device;
+    struct blas_setup smaller = *setup;
+    for (uint32_t context = s->context / 2; context >= KV_BLOCK; context /= 2) {
+        smaller.kv_bytes = setup->kv_bytes / (s->context / context);
+        if (s->backend->open(&device, &smaller, NULL) == STELE_OK) {
+            s->backend->close(device);
+            return stele_fail(err, STELE_SYSTEM,
+                              "cannot reserve %zu bytes of keys and values for a context of %" PRIu32
+                              "; --context %" PRIu32 " fits",
+                              setup->kv_bytes, s->context, context);
+        }
+    }
+    return stele_fail(err, STELE_SYSTEM, "cannot reserve %zu bytes of keys and values for a context of %" PRIu32,
+                      setup->kv_bytes, s->context);
+}
+
+static enum stele_status open_device(struct stele_session *s, const struct stele_options *o,
+                                     const struct blas_kernels *kernels, const uint8_t *weights, struct stele_error *err)
+{
+    struct blas_setup setup = {
+        .threads = o->threads ? o->threads : affinity_threads(),
+        .rows_max = s->chunk,
+        .scratch_numbers = (size_t)s->plan.counts.slot_numbers * s->chunk,
+        .kv_type = (int)s->kv_type,
+        .kernels = kernels,
+    };
+    measure(s, &setup);
+    struct resolver r = {.session = s, .weights = weights};
+    r.kv_offset = calloc(s->plan.counts.states + (size_t)1, sizeof *r.kv_offset);
+    if (!r.kv_offset)
+        return stele_fail(err, STELE_SYSTEM, "no memory for %" PRIu32 " states", s->plan.counts.states);
+    uint64_t bytes;
+    enum stele_status status = STELE_OK;
+    if (!lay_out_kv(s, (size_t)s->kv.blocks_each * s->kv.sequences, r.kv_offset, &bytes))
+        status = stele_fail(err, STELE_USAGE, "keys and values of %" PRIu32 " sequences of %" PRIu32
+                            " positions are beyond all memory", s->kv.sequences, s->context);
+    setup.kv_bytes = bytes;
+    if (status == STELE_OK && (status = s->backend->open(&s->device, &setup, err)) != STELE_OK && bytes)
+        status = advise(s, &setup, err);
+    if (status == STELE_OK)
+        resolve(&r);
+    free(r.kv_offset);
+    return status;
+}
+
+enum stele_status stele_session_open(struct stele_session **out, const struct stele_image *image,
+                                     const struct stele_options *options, struct stele_error *err)
+{
+    *out = NULL;
+    const struct blas_kernels *kernels = blas_choose(options->kernels);
+    if (!kernels)
+        return stele_fail(err, STELE_USAGE, "no kernels \"%s\" that this CPU runs; generic always does", options->kernels);
+    struct stele_session *s = calloc(1, sizeof *s);
+    if (!s)
+        return stele_fail(err, STELE_SYSTEM, "no memory for a session");
+    s->image = (const struct image *)image;
+    s->backend = &blas_cpu;
+    s->kernels = kernels->name;
+    const uint8_t *weights;
+    enum stele_status status = open_plan(s, &weights, err);
+    if (status == STELE_OK)
+        status = check_options(s, options, err);
+    if (status == STELE_OK)
+        status = allocate(s, err);
+    if (status == STELE_OK)
+        status = kv_open(&s->kv, options->sequences ? options->sequences : 1, s->context, err);
+    if (status == STELE_OK)
+        status = open_device(s, options, kernels, weights, err);
+    if (status == STELE_OK)
+        *out = s;
+    else
+        stele_session_close(s);
+    return status;
+}
+
+void stele_session_close(struct stele_session *s)
+{
+    if (!s)
+        return;
+    s->backend->close(s->device);
+    kv_close(&s->kv);
+    free(s->wanted);
+    free(s->rows);
+    free(s->rope_rows);
+    free(s->ropes);
+    free(s->ops);
+    free(s);
+}
+
+/* ---- stepping ---- */
+
+static enum stele_status check_slice(const struct stele_session *s, const struct stele_slice *slice, size_t rows,
+                                     struct stele_error *err)
+{
+    if (slice->sequence >= s->kv.sequences)
+        return stele_fail(err, STELE_USAGE, "sequence %" PRIu32 " of %" PRIu32, slice->sequence, s->kv.sequences);
+    if (slice->first > s->context || slice->count > s->context - slice->first)
+        return stele_fail(err, STELE_USAGE, "positions %" PRIu32 " + %" PRIu32 " lie beyond the context of %" PRIu32,
+                          slice->first, slice->count, s->context);
+    if (slice->count > s->chunk - rows)
+        return stele_fail(err, STELE_USAGE, "a step of more than %" PRIu32 " rows", s->chunk);
+    for (uint32_t i = 0; i < slice->count; i++)
+        if (slice->ids[i] >= s->plan.counts.vocabulary)
+            return stele_fail(err, STELE_USAGE, "id %" PRIu32 " at position %" PRIu32
+                              ": the model has %" PRIu32 " ids", slice->ids[i], slice->first + i,
+                              s->plan.counts.vocabulary);
+    return STELE_OK;
+}
+
+/* The rows of all slices, and which of them want logits. */
+static enum stele_status gather_rows(struct stele_session *s, const struct stele_slice *slices, size_t n,
+                                     struct stele_error *err)
+{
+    s->row_count = s->wanted_count = 0;
+    for (size_t i = 0; i < n; i++) {
+        const struct stele_slice *slice = &slices[i];
+        enum stele_status status = check_slice(s, slice, s->row_count, err);
+        if (status != STELE_OK)
+            return status;
+        kv_grow(&s->kv, slice->sequence, slice->first + slice->count);
+        const uint32_t *blocks = kv_table(&s->kv, slice->sequence);
+        for (uint32_t j = 0; j < slice->count; j++) {
+            if (j >= slice->logits_from)
+                s->wanted[s->wanted_count++] = (uint32_t)s->row_count;
+            s->rows[s->row_count++] = (struct blas_row){slice->ids[j], slice->first + j, blocks};
+        }
+    }
+    return STELE_OK;
+}
+
+/* NUMBERS.md, "RoPE": one row of cosines and sines a position. */
+static void fill_rope(struct stele_session *s)
+{
+    for (uint32_t i = 0; i < s->plan.counts.ropes; i++) {
+        const struct plan_rope *rope = &s->plan.ropes[i];
+        const float *frequency = s->plan.constants + rope->first;
+        float *row = s->rope_rows + (s->ropes[i].rows - s->rope_rows);
+        for (size_t r = 0; r < s->row_count; r++, row += 2 * (size_t)rope->pairs)
+            for (uint32_t p = 0; p < rope->pairs; p++) {
+                float *cosine = &row[p], *sine = &row[rope->pairs + p];
+                num_sincos((float)s->rows[r].position * frequency[p], sine, cosine);
+                if (rope->magnitude != 1) {
+                    *cosine = *cosine * rope->magnitude;
+                    *sine = *sine * rope->magnitude;
+                }
+            }
+    }
+}
+
+/* Runs op i. False: rope_kv met a row whose keys or values the KV type does not hold. */
+static bool run_op(struct stele_session *s, const struct executor_op *op, size_t *bad_row)
+{
+    switch (op->code) {
+    case PLAN_EMBED:
+        s->backend->embed(s->device, &op->embed);
+        return true;
+    case PLAN_NORM:
+        s->backend->norm(s->device, &op->norm);
+        return true;
+    case PLAN_LINEAR:
+        s->backend->linear(s->device, &op->linear);
+        return true;
+    case PLAN_ROPE_KV:
+        return s->backend->rope_kv(s->device, &op->rope_kv, bad_row);
+    case PLAN_ATTENTION:
+        s->backend->attention(s->device, &op->attention);
+        return true;
+    case PLAN_LOGITS: /* on demand: stele_logits */
+    case PLAN_CODES:
+        break;
+    }
+    return true;
+}
+
+/* The first op after which row `row` of its slot holds a number that is not finite: the step once more, with a look after
+ * each op. Keys and values are stored again as they are. */
+static uint32_t find_fault(struct stele_session *s, size_t row)
+{
+    uint32_t last = s->plan.counts.ops - 1;
+    size_t bad;
+    float *numbers = malloc(PLAN_WIDTH_MAX * sizeof *numbers);
+    if (!numbers)
+        return last;
+    uint32_t found = last;
+    for (uint32_t i = 0; i < last && found == last; i++) {
+        const struct executor_op *op = &s->ops[i];
+        run_op(s, op, &bad);
+        const struct plan_slot *slot = &s->plan.slots[op->out];
+        struct blas_view at = {(size_t)slot->offset * s->chunk, slot->stride};
+        s->backend->peek(s->device, at, row, slot->width, numbers);
+        for (uint32_t j = 0; j < slot->width; j++)
+            if (!isfinite(numbers[j]))
+                found = i;
+    }
+    free(numbers);
+    return found;
+}
+
+static enum stele_status not_finite(struct stele_session *s, size_t row, const char *what, struct stele_error *err)
+{
+    uint32_t op = find_fault(s, row);
+    return stele_fail(err, STELE_DAMAGED,
+                      "position %" PRIu32 ": %s not finite; op %" PRIu32
+                      " (%s) is the first that made such a number, so weights or text are at fault",
+                      s->rows[row].position, what, op, plan_forms[s->ops[op].code].name);
+}
+
+/* Keys or values of a row do not fit: either they are not finite at all, or the KV type is too small. */
+static enum stele_status kv_refused(struct stele_session *s, uint32_t op, size_t row, struct stele_error *err)
+{
+    if (s->kv_type == KV_F32)
+        return not_finite(s, row, "keys or values are", err);
+    return stele_fail(err, STELE_DAMAGED,
+                      "layer %" PRIu32 ", position %" PRIu32 ": keys or values are beyond binary16; try --kv f32",
+                      s->plan.ops[op].rope_kv.kv, s->rows[row].position);
+}
+
+enum stele_status stele_step(struct stele_session *s, const struct stele_slice *slices, size_t n, struct stele_error *err)
+{
+    enum stele_status status = gather_rows(s, slices, n, err);
+    if (status != STELE_OK || !s->row_count)
+        return status;
+    fill_rope(s);
+    struct blas_step step = {s->rows, s->row_count};
+    s->backend->begin(s->device, &step);
+    if (s->first_op == 0)
+        s->first_op = now();
+    for (uint32_t i = 0; i < s->plan.counts.ops; i++) {
+        size_t row;
+        if (!run_op(s, &s->ops[i], &row))
+            return kv_refused(s, i, row, err);
+    }
+    return STELE_OK;
+}
+
+/* The run of neighbouring wanted rows from index `from` on, at most `count`. */
+static size_t neighbours(const struct stele_session *s, size_t from, size_t count)
+{
+    size_t n = 1;
+    while (n < count && s->wanted[from + n] == s->wanted[from] + n)
+        n++;
+    return n;
+}
+
+enum stele_status stele_logits(struct stele_session *s, size_t from, size_t count, float *out, struct stele_error *err)
+{
+    const struct executor_op *op = &s->ops[s->plan.counts.ops - 1];
+    size_t vocabulary = s->plan.counts.vocabulary;
+    if (from > s->wanted_count || count > s->wanted_count - from)
+        return stele_fail(err, STELE_USAGE, "logits %zu + %zu of %zu rows", from, count, s->wanted_count);
+    struct blas_step step = {s->rows, s->row_count};
+    s->backend->begin(s->device, &step);
+    for (size_t i = 0, n; i < count; i += n) {
+        n = neighbours(s, from + i, count - i);
+        s->backend->logits(s->device, &op->logits, s->wanted[from + i], n, out + i * vocabulary);
+    }
+    for (size_t i = 0; i < count * vocabulary; i++)
+        if (!isfinite(out[i]))
+            return not_finite(s, s->wanted[from + i / vocabulary], "logits are", err);
+    return STELE_OK;
+}
+
+struct stele_session_info stele_session_info(const struct stele_session *s)
+{
+    struct blas_memory memory = s->backend->memory(s->device);
+    return (struct stele_session_info){
+        .vocabulary = s->plan.counts.vocabulary,
+        .context = s->context,
+        .chunk = s->chunk,
+        .threads = (uint32_t)s->backend->threads(s->device),
+        .kernels = s->kernels,
+        .kv = s->kv_type == KV_F16 ? "f16" : "f32",
+        .kv_bytes = memory.kv_bytes,
+        .scratch_bytes = memory.scratch_bytes,
+        .first_op = s->first_op,
+    };
+}

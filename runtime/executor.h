@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Runs the ops of a plan over slots, whatever the model. A session of stele.h is one of these. */
+#ifndef RUNTIME_EXECUTOR_H
+#define RUNTIME_EXECUTOR_H
+
+#include "image.h"
+#include "kv.h"
+#include "ops.h"
+#include "plan.h"
+#include "stele.h"
+
+/* An op whose operands were resolved when the session was opened: offsets instead of slots, pointers into the mapping
+ * instead of tensors. */
+struct executor_op {
+    enum plan_code code;
+    uint32_t out;        /* slot that it writes, PLAN_NONE: none that a look at it would help */
+    uint32_t rope;       /* of rope_kv */
+    union {
+        struct op_embed embed;
+        struct op_norm norm;
+        struct op_linear linear;
+        struct op_rope_kv rope_kv;
+        struct op_attention attention;
+        struct op_logits logits;
+    };
+};
+
+struct stele_session {
+    const struct image *image;
+    const struct blas_backend *backend;
+    struct blas_device *device;
+    struct plan plan;
+    struct executor_op *ops; /* [plan.counts.ops]; the last is logits */
+    struct blas_rope *ropes; /* [plan.counts.ropes] */
+    float *rope_rows;        /* sines and cosines of a step, all ropes */
+    struct kv_tables kv;
+    struct blas_row *rows;   /* [chunk] */
+    uint32_t *wanted;        /* [chunk]: rows of the step whose logits are wanted */
+    size_t row_count, wanted_count;
+    uint32_t context, chunk, kv_type;
+    const char *kernels;
+    double first_op;
+};
+
+#endif

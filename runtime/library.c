@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The parts of stele.h that only hand on: images, text, defaults. */
+#include "stele.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "image.h"
+#include "tokenizer.h"
+
+const char *stele_version(void)
+{
+    return STELE_VERSION;
+}
+
+static const struct image *inner(const struct stele_image *image)
+{
+    return (const struct image *)image;
+}
+
+enum stele_status stele_image_open(struct stele_image **out, const char *path, struct stele_error *err)
+{
+    struct image *image;
+    enum stele_status status = image_open(&image, path, err);
+    *out = (struct stele_image *)image;
+    return status;
+}
+
+void stele_image_close(struct stele_image *image)
+{
+    image_close((struct image *)image);
+}
+
+enum stele_status stele_image_verify(const struct stele_image *image, struct stele_error *err)
+{
+    return image_verify(inner(image), err);
+}
+
+enum stele_status stele_image_unchanged(const struct stele_image *image, struct stele_error *err)
+{
+    return image_unchanged(inner(image), err);
+}
+
+/* ---- text ---- */
+
+static enum stele_status open_tokenizer(struct tokenizer *out, const struct stele_image *image, struct stele_error *err)
+{
+    uint64_t bytes;
+    const uint8_t *section = image_section(inner(image), SECTION_TOKENIZER, &bytes);
+    if (!section)
+        return stele_fail(err, STELE_INPUT, "%s: its checkpoint had no tokenizer, so it takes --ids instead of text",
+                          inner(image)->name);
+    return tokenizer_open(out, section, bytes, err);
+}
+
+enum stele_status stele_tokenize(const struct stele_image *image, const char *text, size_t bytes, unsigned flags,
+                                 uint32_t **ids, size_t *count, struct stele_error *err)
+{
+    struct tokenizer t;
+    enum stele_status status = open_tokenizer(&t, image, err);
+    unsigned own = (flags & STELE_TEXT_BARE ? TOKENIZER_BARE : 0u) | (flags & STELE_TEXT_PLAIN ? TOKENIZER_PLAIN : 0u);
+    return status == STELE_OK ? tokenizer_encode(&t, text, bytes, own, ids, count, err) : status;
+}
+
+enum stele_status stele_detokenize(const struct stele_image *image, const uint32_t *ids, size_t count, bool skip_special,
+                                   char **text, size_t *bytes, struct stele_error *err)
+{
+    struct tokenizer t;
+    enum stele_status status = open_tokenizer(&t, image, err);
+    return status == STELE_OK ? tokenizer_decode(&t, ids, count, skip_special, text, bytes, err) : status;
+}
+
+bool stele_has_text(const struct stele_image *image)
+{
+    uint64_t bytes;
+    return image_section(inner(image), SECTION_TOKENIZER, &bytes) != NULL;
+}
+
+/* ---- defaults ---- */
+
+/* The section, or zeros where it is missing or too short: all of it is optional. */
+static struct image_defaults read_defaults(const struct stele_image *image, const uint32_t **stops)
+{
+    struct image_defaults d = {0};
+    uint64_t bytes;
+    const uint8_t *section = image_section(inner(image), SECTION_DEFAULTS, &bytes);
+    if (section && bytes >= sizeof d)
+        memcpy(&d, section, sizeof d);
+    if (d.stops > (bytes - sizeof d) / sizeof **stops || bytes < sizeof d)
+        d.stops = 0;
+    *stops = d.stops ? (const uint32_t *)(section + sizeof d) : NULL;
+    return d;
+}
+
+bool stele_has_template(const struct stele_image *image)
+{
+    const uint32_t *stops;
+    return read_defaults(image, &stops).flags & DEFAULTS_HAS_TEMPLATE;
+}
+
+struct stele_sampling stele_default_sampling(const struct stele_image *image)
+{
+    const uint32_t *stops;
+    struct image_defaults d = read_defaults(image, &stops);
+    return (struct stele_sampling){.temperature = d.temperature,
+                                   .top_p = d.top_p,
+                                   .min_p = d.min_p,
+                                   .repeat_penalty = d.repeat_penalty,
+                                   .top_k = d.top_k};
+}
+
+const uint32_t *stele_stop_ids(const struct stele_image *image, size_t *count)
+{
+    const uint32_t *stops;
+    *count = read_defaults(image, &stops).stops;
+    return stops;
+}

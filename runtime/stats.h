@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* `--stats`: one flat JSON object, the last line of stderr. Keys (DECISIONS, "Command"):
+ *   first_op_ms, first_token_ms, exit_ms     from exec
+ *   prefill_tokens, prefill_tokens_per_s, decode_tokens, decode_tokens_per_s
+ *   mapped_bytes, private_dirty_bytes, kv_bytes, scratch_bytes
+ *   minor_faults, major_faults, threads, kernels, kv, seed
+ * A time that did not come is null. */
+#ifndef RUNTIME_STATS_H
+#define RUNTIME_STATS_H
+
+#include "stele.h"
+
+struct stats_line {
+    const struct stele_result *result;
+    struct stele_session_info session;
+    uint64_t mapped_bytes, prefill_tokens, seed;
+};
+
+void stats_print(const struct stats_line *line);
+
+#endif

@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The command: finds the verb, prints help, runs the programs that are verbs of their own (stele-convert). */
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cmd.h"
+#include "guard.h"
+#include "stele.h"
+
+#ifndef STELE_LIBEXECDIR
+#define STELE_LIBEXECDIR "/usr/local/libexec/stele"
+#endif
+
+extern const struct verb verb_run;
+
+const struct verb *const verbs[] = {
+    &verb_run,
+    NULL,
+};
+
+/* Verbs that are programs beside this one; they print their own help. */
+static const struct {
+    const char *name, *synopsis;
+} programs[] = {
+    {"convert", "SRC -o IMAGE [--weights f32|bf16|f16|q8|q4] [-f] [--threads N] [--ignore-key NAME]..."},
+};
+
+static const struct verb *find_verb(const char *name)
+{
+    for (size_t i = 0; verbs[i]; i++)
+        if (!strcmp(verbs[i]->name, name))
+            return verbs[i];
+    return NULL;
+}
+
+static void print_verbs(FILE *to)
+{
+    fputs("usage: stele VERB ...\n\n", to);
+    for (size_t i = 0; i < sizeof programs / sizeof *programs; i++)
+        fprintf(to, "  stele %s %s\n", programs[i].name, programs[i].synopsis);
+    for (size_t i = 0; verbs[i]; i++)
+        fprintf(to, "  stele %s %s\n", verbs[i]->name, verbs[i]->synopsis);
+    fputs("\n  stele help VERB    what it does and its options\n  stele --version\n", to);
+}
+
+static void print_help(const struct verb *verb)
+{
+    printf("usage: stele %s %s\n\n%s\n", verb->name, verb->synopsis, verb->about);
+    if (verb->options && verb->options->name)
+        puts("\noptions:");
+    for (const struct cmd_option *o = verb->options; o && o->name; o++) {
+        const char *value = o->kind == OPTION_CHOICE && !o->value ? o->words : o->value;
+        int n = printf("  %s%s%s", o->name, value ? " " : "", value ? value : "");
+        printf("%*s%s\n", n < 26 ? 26 - n : 2, "", o->help);
+    }
+    puts("\nexit codes: 0 done, 1 system, 2 usage, 3 input, 4 damaged, 5 context full, 6 unreachable");
+}
+
+/* Replaces this process by stele-NAME: beside this program, else in libexecdir; never from PATH. */
+static int run_program(const char *name, char **argv)
+{
+    char self[PATH_MAX], path[2 * PATH_MAX];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    self[n > 0 ? n : 0] = '\0';
+    char *slash = strrchr(self, '/');
+    if (slash) {
+        snprintf(path, sizeof path, "%.*s/stele-%s", (int)(slash - self), self, name);
+        execv(path, argv);
+    }
+    snprintf(path, sizeof path, "%s/stele-%s", STELE_LIBEXECDIR, name);
+    execv(path, argv);
+    fprintf(stderr, "stele: cannot run stele-%s, neither beside stele nor in %s: %s\n", name, STELE_LIBEXECDIR,
+            strerror(errno));
+    return STELE_SYSTEM;
+}
+
+static int help(const char *name)
+{
+    if (!name) {
+        print_verbs(stdout);
+        return STELE_OK;
+    }
+    for (size_t i = 0; i < sizeof programs / sizeof *programs; i++)
+        if (!strcmp(name, programs[i].name)) {
+            char program[64], option[] = "--help";
+            snprintf(program, sizeof program, "stele-%s", name);
+            char *argv[] = {program, option, NULL};
+            return run_program(name, argv);
+        }
+    const struct verb *verb = find_verb(name);
+    if (!verb) {
+        fprintf(stderr, "stele: no verb \"%s\"; `stele help` lists them\n", name);
+        return STELE_USAGE;
+    }
+    print_help(verb);
+    return STELE_OK;
+}
+
+/* Answers that were left in stdio's buffer must not be lost in silence. */
+static int finish(int code)
+{
+    if ((fflush(stdout) || ferror(stdout)) && code == STELE_OK) {
+        fprintf(stderr, "stele: standard output: %s\n", strerror(errno));
+        return STELE_SYSTEM;
+    }
+    return code;
+}
+
+int main(int argc, char **argv)
+{
+    guard_mark_start();
+    if (argc < 2) {
+        print_verbs(stderr);
+        return STELE_USAGE;
+    }
+    if (!strcmp(argv[1], "--version")) {
+        printf("stele %s\n", stele_version());
+        return finish(STELE_OK);
+    }
+    if (!strcmp(argv[1], "help") || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))
+        return finish(help(argc > 2 ? argv[2] : NULL));
+    for (size_t i = 0; i < sizeof programs / sizeof *programs; i++)
+        if (!strcmp(argv[1], programs[i].name))
+            return run_program(programs[i].name, argv + 1);
+    const struct verb *verb = find_verb(argv[1]);
+    if (!verb) {
+        fprintf(stderr, "stele: no verb \"%s\"; `stele help` lists them\n", argv[1]);
+        return STELE_USAGE;
+    }
+    return finish(verb->run(argc - 1, argv + 1));
+}

@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* libstele: whatever the command does, a C program can do through this header. Surface version 1.
+ *
+ *     image     a mapped model; read-only, shared by any number of sessions, threads and processes
+ *     session   keys, values and scratch for sequences over one image; one thread at a time
+ *     text      ids of text and back, over an image's vocabulary
+ *     generate  the loop: step, draw, stop
+ *
+ * Calls that can fail return an enum stele_status and fill *err (error.h). The library never prints, exits or touches
+ * signals. Sizes are in bytes unless a name says otherwise. Ids are below stele_model_info.vocabulary. */
+#ifndef STELE_H
+#define STELE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "error.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define STELE_API __attribute__((visibility("default")))
+
+/* ---- images ---- */
+
+struct stele_image;
+
+/* Maps the image at `path` read-only and checks header and section table; touches no section.
+ * STELE_OK: *out owns the mapping until stele_image_close; views into it live as long.
+ * Else: *out is NULL and err->text is one sentence naming file, section and offset. */
+STELE_API enum stele_status stele_image_open(struct stele_image **out, const char *path, struct stele_error *err);
+STELE_API void stele_image_close(struct stele_image *image); /* NULL is allowed */
+
+/* Reads every byte and compares it with the digests in the image. STELE_DAMAGED names section and chunk. */
+STELE_API enum stele_status stele_image_verify(const struct stele_image *image, struct stele_error *err);
+
+/* Whether the file is still the one that was opened; to be asked before an answer is trusted. */
+STELE_API enum stele_status stele_image_unchanged(const struct stele_image *image, struct stele_error *err);
+
+/* ---- sessions ---- */
+
+struct stele_session;
+
+enum stele_kv { STELE_KV_DEFAULT = 0, STELE_KV_F32 = 1, STELE_KV_F16 = 2 };
+
+/* All zero is a good default. */
+struct stele_options {
+    uint32_t threads;    /* 0: the CPUs of the affinity mask */
+    uint32_t context;    /* positions; 0: what the model was trained for; more than that is refused */
+    uint32_t sequences;  /* 0: one */
+    uint32_t chunk;      /* rows of a step at most; 0: 512 */
+    enum stele_kv kv;    /* default: f32 for f32 images, else f16 */
+    const char *kernels; /* NULL: the fastest that the CPU runs; "generic", "avx2", "avx512", "neon" */
+};
+
+/* Reserves keys, values and scratch; memory is touched as it fills. The image must outlive the session. */
+STELE_API enum stele_status stele_session_open(struct stele_session **out, const struct stele_image *image,
+                                               const struct stele_options *options, struct stele_error *err);
+STELE_API void stele_session_close(struct stele_session *session); /* NULL is allowed */
+
+/* A part of a sequence to compute: ids of the positions [first, first + count). Positions below `first` were computed
+ * before. Rows from index logits_from on (count: none) have logits. */
+struct stele_slice {
+    uint32_t sequence;
+    uint32_t first;
+    uint32_t count;
+    uint32_t logits_from;
+    const uint32_t *ids;
+};
+
+/* Computes the slices, of together at most stele_session_info.chunk rows. STELE_USAGE: an id or position out of range;
+ * STELE_DAMAGED: keys or values that the KV type does not hold. */
+STELE_API enum stele_status stele_step(struct stele_session *session, const struct stele_slice *slices, size_t n,
+                                       struct stele_error *err);
+
+/* Logits of the last step: rows [from, from + count) of those that have them, slice by slice, into
+ * out[count][vocabulary]. STELE_DAMAGED where one is not finite: names position and the first op that made it. */
+STELE_API enum stele_status stele_logits(struct stele_session *session, size_t from, size_t count, float *out,
+                                         struct stele_error *err);
+
+struct stele_session_info {
+    uint32_t vocabulary; /* rows of the head */
+    uint32_t context;
+    uint32_t chunk;
+    uint32_t threads;
+    const char *kernels;
+    const char *kv; /* "f32" or "f16" */
+    uint64_t kv_bytes, scratch_bytes; /* reserved */
+    double first_op; /* CLOCK_MONOTONIC seconds when the first op began; 0 before */
+};
+STELE_API struct stele_session_info stele_session_info(const struct stele_session *session);
+
+/* ---- text ---- */
+
+enum stele_text_flags {
+    STELE_TEXT_BARE = 1,  /* without what the post-processor adds */
+    STELE_TEXT_PLAIN = 2, /* added tokens spelled in the text are plain text */
+};
+
+/* Ids of UTF-8 text into *ids (malloc'ed, the caller frees). STELE_INPUT: text that is no UTF-8, or an image without a
+ * vocabulary. */
+STELE_API enum stele_status stele_tokenize(const struct stele_image *image, const char *text, size_t bytes,
+                                           unsigned flags, uint32_t **ids, size_t *count, struct stele_error *err);
+
+/* Text of ids into *text (malloc'ed, not NUL-terminated, the caller frees). */
+STELE_API enum stele_status stele_detokenize(const struct stele_image *image, const uint32_t *ids, size_t count,
+                                             bool skip_special, char **text, size_t *bytes, struct stele_error *err);
+
+STELE_API bool stele_has_text(const struct stele_image *image);     /* a vocabulary is there */
+STELE_API bool stele_has_template(const struct stele_image *image); /* the model has a chat template */
+
+/* ---- generation ---- */
+
+/* Sampling in transformers' order: repetition penalty, temperature, top-k, top-p, min-p. A field that is 0 is off;
+ * temperature 0 is greedy, ties going to the lower id. */
+struct stele_sampling {
+    float temperature;
+    float top_p;
+    float min_p;
+    float repeat_penalty;
+    uint32_t top_k;
+    uint64_t seed;
+};
+
+/* The sampling that the model's makers set (seed 0). */
+STELE_API struct stele_sampling stele_default_sampling(const struct stele_image *image);
+
+/* Ids that end a text; a view into the image. */
+STELE_API const uint32_t *stele_stop_ids(const struct stele_image *image, size_t *count);
+
+enum stele_finish { STELE_FINISH_STOP, STELE_FINISH_LENGTH, STELE_FINISH_CONTEXT, STELE_FINISH_CALLER };
+
+struct stele_generation {
+    const uint32_t *prompt;
+    size_t prompt_count;        /* at least 1, at most the context */
+    uint64_t tokens_max;        /* UINT64_MAX: until end of text or a full context */
+    struct stele_sampling sampling;
+    const char *const *stops;   /* texts that end the answer, themselves left out */
+    size_t stop_count;
+    bool text;                  /* deliver text; else only ids (an image without a vocabulary) */
+
+    /* Called with each token as it is drawn (ids of end of text are not delivered) and the text that has become certain,
+     * which may be empty: it is UTF-8, never cut in a character. Returning false ends the generation. */
+    bool (*deliver)(void *context, const uint32_t *ids, size_t count, const char *text, size_t bytes);
+    void *context;
+};
+
+struct stele_result {
+    enum stele_finish finish;
+    uint64_t tokens; /* drawn, that of end of text included */
+    double prefill_begin, prefill_end, first_token, end; /* CLOCK_MONOTONIC seconds; 0 where it did not come to it */
+};
+
+/* Runs sequence 0 of the session from position 0. A full context is STELE_FULL after everything was delivered. */
+STELE_API enum stele_status stele_generate(struct stele_session *session, const struct stele_generation *generation,
+                                           struct stele_result *result, struct stele_error *err);
+
+STELE_API const char *stele_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,373 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* How near the products come to what bounds them, one thread, per table and type:
+ *
+ *   decode   bytes of weights read a second, 1 and 4 rows, over a buffer larger than the caches; the bound is a plain
+ *            read of the same buffer
+ *   rows 32  the same for 32 rows; the bound is the slower of that read and of the peak below
+ *   prefill  operations a second (a multiplication and an addition are two) of 512 rows, 2048 x 2048; the bound is a loop
+ *            of the table's instruction on registers
+ *   attend   bytes of keys and values read a second, 4 heads over 8,192 positions; the bound is the read
+ *
+ * A bound is measured right before each run; figures are medians over the runs, the share is the median of shares,
+ * spread is the distance from the first to the third quartile of shares over their median.
+ *
+ *   bench_kernels [-r RUNS] [TABLE [TYPE]] */
+#include <stdio.h>
+#include <time.h>
+
+#include "cases.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+enum {
+    RUNS_MAX = 101,
+    DECODE_K = 2048,
+    PREFILL_M = 512,
+    PREFILL_K = 2048,
+    PREFILL_N = 2048,
+    ATTEND_HEADS = 4,
+    ATTEND_DIM = 64,
+    ATTEND_POSITIONS = 8192,
+    PEAK_LOOPS = 400000,
+    PEAK_CHAINS = 12,
+};
+
+static const size_t decode_bytes = (size_t)192 << 20;
+static const char *const type_names[TENSOR_TYPES] = {"f32", "bf16", "f16", "q8", "q4"};
+
+static double seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* ---- bounds ---- */
+
+/* Reads all of a buffer, a multiple of 128 bytes. */
+#if defined(__x86_64__)
+__attribute__((target("avx2"))) static void stream_read(const uint8_t *p, size_t bytes)
+{
+    __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
+    for (size_t i = 0; i < bytes; i += 128) {
+        const __m256i *from = (const __m256i *)(const void *)(p + i);
+        a = _mm256_or_si256(a, _mm256_load_si256(from));
+        b = _mm256_or_si256(b, _mm256_load_si256(from + 1));
+        c = _mm256_or_si256(c, _mm256_load_si256(from + 2));
+        d = _mm256_or_si256(d, _mm256_load_si256(from + 3));
+    }
+    __asm__ volatile("" : : "x"(a), "x"(b), "x"(c), "x"(d));
+}
+#else
+static void stream_read(const uint8_t *p, size_t bytes)
+{
+    uint64_t any[4] = {0}, word[4];
+    for (size_t i = 0; i < bytes; i += sizeof word) {
+        memcpy(word, p + i, sizeof word);
+        for (size_t j = 0; j < 4; j++)
+            any[j] |= word[j];
+    }
+    __asm__ volatile("" : : "r"(any[0] | any[1] | any[2] | any[3]));
+}
+#endif
+
+#if defined(__x86_64__)
+/* An instruction on 12 registers, again and again: what is timed stands here and nowhere else. */
+#define PEAK(name, vector, instruction)                                                                                \
+    static void name(void)                                                                                             \
+    {                                                                                                                  \
+        long left = PEAK_LOOPS;                                                                                        \
+        __asm__ volatile(".irp i,0,1,2,3,4,5,6,7,8,9,10,11,14,15\n\t"                                                  \
+                         "vpxor %%xmm\\i, %%xmm\\i, %%xmm\\i\n\t"                                                      \
+                         ".endr\n"                                                                                     \
+                         "1:\n\t"                                                                                      \
+                         ".irp i,0,1,2,3,4,5,6,7,8,9,10,11\n\t" instruction " %%" vector "14, %%" vector               \
+                         "15, %%" vector "\\i\n\t"                                                                     \
+                         ".endr\n\t"                                                                                   \
+                         "decq %0\n\t"                                                                                 \
+                         "jnz 1b\n\t"                                                                                  \
+                         "vzeroupper"                                                                                  \
+                         : "+r"(left)                                                                                  \
+                         :                                                                                             \
+                         : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10",    \
+                           "xmm11", "xmm14", "xmm15", "cc");                                                           \
+    }
+PEAK(peak_fma_512, "zmm", "vfmadd231ps")
+PEAK(peak_dot_512, "zmm", "vpdpbusd")
+PEAK(peak_fma_256, "ymm", "vfmadd231ps")
+PEAK(peak_dot_256, "ymm", "vpmaddubsw")
+#endif
+
+struct peak {
+    const char *table, *instruction;
+    bool quantised;
+    void (*run)(void);
+    double operations; /* of one instruction */
+    double q8;         /* instructions that a q8 product takes: 2 where it is made of halves */
+};
+
+static const struct peak peaks[] = {
+#if defined(__x86_64__)
+    {"avx512", "vfmadd231ps zmm", false, peak_fma_512, 32, 1},
+    {"avx512", "vpdpbusd zmm", true, peak_dot_512, 128, 1},
+    {"avx2", "vfmadd231ps ymm", false, peak_fma_256, 16, 1},
+    {"avx2", "vpmaddubsw ymm", true, peak_dot_256, 64, 2},
+#endif
+    {NULL, NULL, false, NULL, 0, 0},
+};
+
+/* Operations a second of a table's instruction for a type; 0 where there is no loop for it. */
+static double peak_rate(const char *table, enum tensor_type type)
+{
+    for (const struct peak *p = peaks; p->table; p++)
+        if (!strcmp(p->table, table) && p->quantised == type_quantised(type)) {
+            double start = seconds();
+            p->run();
+            return p->operations * PEAK_CHAINS * PEAK_LOOPS / (seconds() - start) / (type == TENSOR_Q8 ? p->q8 : 1);
+        }
+    return 0;
+}
+
+/* ---- figures ---- */
+
+struct figure {
+    double rate[RUNS_MAX], share[RUNS_MAX];
+    size_t runs;
+};
+
+static int compare(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static void figure_add(struct figure *f, double rate, double bound)
+{
+    f->rate[f->runs] = rate;
+    f->share[f->runs++] = bound > 0 ? rate / bound : 0;
+}
+
+static void figure_print(struct figure *f, const char *table, const char *type, const char *what, const char *unit)
+{
+    qsort(f->rate, f->runs, sizeof *f->rate, compare);
+    qsort(f->share, f->runs, sizeof *f->share, compare);
+    double share = f->share[f->runs / 2], spread = f->share[f->runs * 3 / 4] - f->share[f->runs / 4];
+    printf("%-8s %-5s %-10s %8.2f %-7s", table, type, what, f->rate[f->runs / 2] * 1e-9, unit);
+    if (share > 0)
+        printf(" %6.1f %%   spread %4.1f %%\n", 100 * share, 100 * spread / share);
+    else
+        printf("      -\n");
+    fflush(stdout);
+}
+
+/* ---- the products ---- */
+
+static void *pages(size_t bytes)
+{
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) {
+        perror("mmap");
+        exit(1);
+    }
+    madvise(p, bytes, MADV_HUGEPAGE);
+    return p;
+}
+
+/* n_panels copies of a random panel of ordinary weights. */
+static uint8_t *weights_make(enum tensor_type type, size_t n_panels, size_t k)
+{
+    struct rng r = {7};
+    size_t bytes = panel_bytes(type, k);
+    uint8_t *w = pages(round_up(n_panels * bytes, 4096));
+    random_panel(&r, type, w, k, 0);
+    for (size_t p = 1; p < n_panels; p++)
+        memcpy(w + p * bytes, w, bytes);
+    return w;
+}
+
+/* A run goes over the buffer in slices, now a slice read, now the slice half a buffer away worked on, so that other
+ * load falls on both alike and neither finds in the cache what the other left. */
+enum { SLICES = 16 };
+
+struct slices {
+    double read_s, work_s;
+};
+
+typedef void slice_work(const void *context, size_t first, size_t last);
+
+/* `units` of `bytes` each from p on; work(context, first, last) works on some of them. */
+static struct slices slices_run(const uint8_t *p, size_t units, size_t bytes, slice_work *work, const void *context)
+{
+    struct slices total = {0, 0};
+    for (size_t i = 0; i < SLICES; i++) {
+        size_t at = (i + SLICES / 2) % SLICES, first = i * units / SLICES, last = (i + 1) * units / SLICES;
+        double start = seconds();
+        stream_read(p + first * bytes, (last - first) * bytes / 128 * 128);
+        double middle = seconds();
+        work(context, at * units / SLICES, (at + 1) * units / SLICES);
+        total.read_s += middle - start;
+        total.work_s += seconds() - middle;
+    }
+    return total;
+}
+
+struct decode {
+    const struct blas_kernels *kernels;
+    enum tensor_type type;
+    const uint8_t *w;
+    const struct blas_rows *x;
+    size_t m;
+};
+
+/* In calls of up to 128 panels, so that results stay small. */
+static void decode_slice(const void *context, size_t first, size_t last)
+{
+    static float y[32 * 128 * PANEL_ROWS];
+    const struct decode *d = context;
+    const size_t bytes = panel_bytes(d->type, DECODE_K);
+    for (size_t p = first, n; p < last; p += n) {
+        n = last - p < 128 ? last - p : 128;
+        d->kernels->dot[d->type](y, 128 * PANEL_ROWS, d->w + p * bytes, n, DECODE_K, d->x, d->m);
+    }
+}
+
+static void bench_decode(const struct blas_kernels *kernels, enum tensor_type type, size_t runs)
+{
+    static const size_t rows[] = {1, 4, 32};
+    static const char *const names[] = {"decode", "rows 4", "rows 32"};
+    struct rng r = {11};
+    const size_t bytes = panel_bytes(type, DECODE_K), n_panels = decode_bytes / bytes;
+    uint8_t *w = weights_make(type, n_panels, DECODE_K);
+    struct dot_case x = {.type = type, .m = 32, .k = DECODE_K};
+    struct figure figures[3] = {0};
+    dot_case_rows(&x, &r, 0);
+    for (size_t run = 0; run < runs; run++)
+        for (size_t i = 0; i < 3; i++) {
+            struct decode d = {kernels, type, w, &x.x, rows[i]};
+            double peak = peak_rate(kernels->name, type), all = (double)(n_panels * bytes);
+            struct slices s = slices_run(w, n_panels, bytes, decode_slice, &d);
+            double bound = all / s.read_s;
+            /* bytes a second at which the operations of so many rows arrive */
+            double limit = peak * (double)bytes / (2.0 * PANEL_ROWS * DECODE_K * (double)rows[i]);
+            if (peak > 0 && limit < bound)
+                bound = limit;
+            figure_add(&figures[i], all / s.work_s, bound);
+        }
+    for (size_t i = 0; i < 3; i++)
+        figure_print(&figures[i], kernels->name, type_names[type], names[i], "GB/s");
+    struct guarded *all[] = {&x.f, &x.q, &x.scale, &x.sum};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        guarded_free(all[i]);
+    munmap(w, round_up(n_panels * bytes, 4096));
+}
+
+static void bench_prefill(const struct blas_kernels *kernels, enum tensor_type type, size_t runs)
+{
+    struct rng r = {13};
+    const size_t y_stride = PREFILL_N + 16; /* no multiple of 4 KiB, as slots have it */
+    uint8_t *w = weights_make(type, PREFILL_N / PANEL_ROWS, PREFILL_K);
+    float *y = pages(PREFILL_M * y_stride * sizeof *y);
+    struct dot_case x = {.type = type, .m = PREFILL_M, .k = PREFILL_K};
+    struct figure figure = {0};
+    dot_case_rows(&x, &r, 0);
+    for (size_t run = 0; run < runs; run++) {
+        double bound = peak_rate(kernels->name, type), start = seconds();
+        kernels->dot[type](y, y_stride, w, PREFILL_N / PANEL_ROWS, PREFILL_K, &x.x, PREFILL_M);
+        figure_add(&figure, 2.0 * PREFILL_M * PREFILL_N * PREFILL_K / (seconds() - start), bound);
+    }
+    figure_print(&figure, kernels->name, type_names[type], "prefill", "GOP/s");
+    struct guarded *all[] = {&x.f, &x.q, &x.scale, &x.sum};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        guarded_free(all[i]);
+    munmap(w, round_up(PREFILL_N / PANEL_ROWS * panel_bytes(type, PREFILL_K), 4096));
+    munmap(y, PREFILL_M * y_stride * sizeof *y);
+}
+
+struct attention {
+    const struct blas_kernels *kernels;
+    int type;
+    const uint8_t *kv;
+    size_t bytes; /* of a block */
+    float q[ATTEND_HEADS * ATTEND_DIM];
+};
+
+/* Units are blocks; every 8,192 positions a sum begins. */
+static void attend_slice(const void *context, size_t first, size_t last)
+{
+    const struct attention *a = context;
+    float max[2][ATTEND_HEADS], sum[2][ATTEND_HEADS], value[2][ATTEND_HEADS * ATTEND_DIM];
+    struct attend_sum running = {max[0], sum[0], value[0]}, next = {max[1], sum[1], value[1]};
+    struct attend_block block = {a->q, ATTEND_DIM, ATTEND_HEADS, ATTEND_DIM, NULL, 0, KV_BLOCK, 0.125f};
+    for (size_t b = first; b < last; b++) {
+        bool begin = (b - first) % (ATTEND_POSITIONS / KV_BLOCK) == 0;
+        block.kv = a->kv + b * a->bytes;
+        a->kernels->attend[a->type](begin ? &running : &next, &block);
+        if (!begin)
+            a->kernels->attend_join(&running, &next, ATTEND_HEADS, ATTEND_DIM);
+    }
+}
+
+static void bench_attend(const struct blas_kernels *kernels, int type, size_t runs)
+{
+    struct rng r = {17};
+    struct attention a = {.kernels = kernels, .type = type};
+    struct figure figure = {0};
+    a.bytes = kv_head_numbers(ATTEND_DIM) * (type == KV_F16 ? 2 : 4);
+    const size_t blocks = decode_bytes / a.bytes;
+    uint8_t *kv = pages(round_up(blocks * a.bytes, 4096));
+    for (size_t i = 0; i < sizeof a.q / sizeof *a.q; i++)
+        a.q[i] = rng_float(&r);
+    for (size_t position = 0; position < KV_BLOCK; position++) {
+        float key[ATTEND_DIM], value[ATTEND_DIM];
+        for (size_t d = 0; d < ATTEND_DIM; d++) {
+            key[d] = rng_float(&r);
+            value[d] = rng_float(&r);
+        }
+        kernels->kv_store[type](kv, position, key, value, ATTEND_DIM);
+    }
+    for (size_t b = 1; b < blocks; b++)
+        memcpy(kv + b * a.bytes, kv, a.bytes);
+    a.kv = kv;
+    for (size_t run = 0; run < runs; run++) {
+        struct slices s = slices_run(kv, blocks, a.bytes, attend_slice, &a);
+        figure_add(&figure, (double)(blocks * a.bytes) / s.work_s, (double)(blocks * a.bytes) / s.read_s);
+    }
+    figure_print(&figure, kernels->name, type ? "f16" : "f32", "attend", "GB/s");
+    munmap(kv, round_up(blocks * a.bytes, 4096));
+}
+
+static bool wanted(const char *name, const char *only)
+{
+    return !only || !strcmp(name, only);
+}
+
+int main(int argc, char **argv)
+{
+    size_t runs = 9;
+    int option;
+    while ((option = getopt(argc, argv, "r:")) != -1) {
+        runs = option == 'r' ? strtoul(optarg, NULL, 10) : 0;
+        if (!runs || runs > RUNS_MAX) {
+            fprintf(stderr, "usage: bench_kernels [-r RUNS] [TABLE [TYPE]]\n");
+            return 2;
+        }
+    }
+    const char *table = optind < argc ? argv[optind] : NULL, *type = optind + 1 < argc ? argv[optind + 1] : NULL;
+    for (size_t i = 0; blas_table(i); i++) {
+        const struct blas_kernels *kernels = blas_table(i);
+        if (!kernels->usable() || !wanted(kernels->name, table) || (!table && !strcmp(kernels->name, "generic")))
+            continue;
+        for (size_t t = 0; t < TENSOR_TYPES; t++)
+            if (wanted(type_names[t], type)) {
+                bench_decode(kernels, (enum tensor_type)t, runs);
+                bench_prefill(kernels, (enum tensor_type)t, runs);
+            }
+        if (wanted("f16", type))
+            bench_attend(kernels, KV_F16, runs);
+        if (wanted("f32", type))
+            bench_attend(kernels, KV_F32, runs);
+    }
+    return 0;
+}
