@@ -53,6 +53,7 @@ $(B)/tests/%: $(B)/tests/%.o $(CONVERT) $(B)/libstele.a
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(CHECK_LIBS) $(CONVERT_LIBS) $(RUNTIME_LIBS) $(LIBS_$(notdir $*))
 
 $(B)/convert/% $(B)/tests/%: CFLAGS_ALL += -Iconvert
+$(B)/convert/quantise.o: OPT += -O3
 $(B)/blas/avx2.o:   CFLAGS_ALL += -mavx2 -mfma -mf16c
 $(B)/blas/avx512.o: CFLAGS_ALL += -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma -mf16c
 

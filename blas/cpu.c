@@ -237,8 +237,17 @@ static void cpu_embed(struct blas_device *d, const struct op_embed *op)
 static void norm_job(struct blas_device *d, const void *context, size_t from, size_t to)
 {
     const struct op_norm *op = context;
-    for (size_t r = from; r < to; r++)
-        d->kernels->rms_norm(row_of(d, op->out, r), row_of(d, op->in, r), op->weight, op->n, op->epsilon);
+    for (size_t r = from; r < to; r++) {
+        float *y = row_of(d, op->out, r), *in = row_of(d, op->in, r);
+        if (!op->has_residual) {
+            d->kernels->rms_norm(y, in, op->weight, op->n, op->epsilon);
+            continue;
+        }
+        const float *residual = row_of(d, op->residual, r);
+        d->kernels->rms_norm(in, in, op->weight, op->n, op->epsilon);
+        for (size_t i = 0; i < op->n; i++)
+            y[i] = residual[i] + in[i];
+    }
 }
 
 static void cpu_norm(struct blas_device *d, const struct op_norm *op)

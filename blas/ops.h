@@ -60,10 +60,11 @@ struct op_embed {
 };
 
 struct op_norm {
-    struct blas_view in, out;
+    struct blas_view in, out, residual;
     const float *weight;
     size_t n;
     float epsilon;
+    bool has_residual;
 };
 
 struct op_linear {

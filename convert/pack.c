@@ -33,6 +33,8 @@ struct packer {
     float *rows;          /* [threads][16][K] */
     size_t rows_numbers;  /* for one thread */
     struct fault *faults; /* [threads] */
+    pack_progress *progress;
+    void *context; /* of progress */
 };
 
 /* The source row behind a row of the tensor; false for padding. */
@@ -193,6 +195,7 @@ static enum stele_status pack_matrix(struct packer *p, struct image_writer *writ
             status = image_append(writer, p->batch, p->count * bytes, p->emitter->err);
         if (status != STELE_OK)
             return status;
+        p->progress(p->context, t->offset + (p->first + p->count) * bytes, emit_weights_bytes(p->emitter));
     }
     return STELE_OK;
 }
@@ -231,15 +234,13 @@ static void packer_close(struct packer *p)
 enum stele_status pack_weights(struct emitter *e, struct image_writer *writer, size_t threads, pack_progress *progress,
                                void *context)
 {
-    struct packer p = {.emitter = e};
+    struct packer p = {.emitter = e, .progress = progress, .context = context};
     enum stele_status status = STELE_OK;
     if (!packer_open(&p, e, threads))
         status = stele_fail(e->err, STELE_SYSTEM, "no memory to pack the weights");
     for (uint32_t i = 0; status == STELE_OK && i < e->recipe_count; i++) {
         p.recipe = &e->recipes[i];
-        const struct image_tensor *t = &p.recipe->record;
-        progress(context, t->offset, emit_weights_bytes(e));
-        status = t->layout == LAYOUT_VECTOR ? pack_vector(&p, writer) : pack_matrix(&p, writer);
+        status = p.recipe->record.layout == LAYOUT_VECTOR ? pack_vector(&p, writer) : pack_matrix(&p, writer);
     }
     packer_close(&p);
     return status;

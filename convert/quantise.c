@@ -5,19 +5,47 @@
 
 #include "numbers.h"
 
-/* Rounds the group with a given scale and returns the sum of squared errors. */
-static float round_group(struct group *out, const float *w, float scale, int low, int high)
+/* One way to round a group: the integers, their squared error, and the sums that the best scale for them is made of. */
+struct trial {
+    float q[GROUP];
+    float error, wq, qq;
+};
+
+enum { LANES = 8 }; /* sums in lanes, so that a compiler can use vectors; the order is fixed, so the bytes are too */
+
+static float sum_lanes(const float *lanes)
 {
-    float error = 0;
-    for (size_t i = 0; i < GROUP; i++) {
-        float n = w[i] / scale;
-        n = n < (float)low ? (float)low : n > (float)high ? (float)high : n;
-        n = n + ROUND_MAGIC - ROUND_MAGIC;
-        float d = w[i] - n * scale;
-        error = fmaf(d, d, error);
-        out->q[i] = (int8_t)n;
-    }
-    return error;
+    float sum = 0;
+    for (size_t i = 0; i < LANES; i++)
+        sum = sum + lanes[i];
+    return sum;
+}
+
+static void try_scale(struct trial *out, const float *w, float scale, float low, float high)
+{
+    float error[LANES] = {0}, wq[LANES] = {0}, qq[LANES] = {0}, inverse = 1.0f / scale;
+    for (size_t i = 0; i < GROUP; i += LANES)
+        for (size_t l = 0; l < LANES; l++) {
+            float x = w[i + l], n = x * inverse;
+            n = n < low ? low : n;
+            n = n > high ? high : n;
+            n = n + ROUND_MAGIC - ROUND_MAGIC;
+            float d = x - n * scale;
+            error[l] += d * d;
+            wq[l] += x * n;
+            qq[l] += n * n;
+            out->q[i + l] = n;
+        }
+    out->error = sum_lanes(error);
+    out->wq = sum_lanes(wq);
+    out->qq = sum_lanes(qq);
+}
+
+static void take(struct group *out, const struct trial *trial, uint16_t scale)
+{
+    for (size_t i = 0; i < GROUP; i++)
+        out->q[i] = (int8_t)trial->q[i];
+    out->scale = scale;
 }
 
 static float largest_of(const float *w)
@@ -37,26 +65,17 @@ static uint16_t scale_of(float x)
 
 bool quantise_q8(struct group *out, const float *w)
 {
+    struct trial trial;
     float largest = largest_of(w);
     *out = (struct group){0};
     if (largest == 0)
         return true;
-    out->scale = scale_of(largest / 127.0f);
-    if (out->scale >= 0x7c00)
+    uint16_t scale = scale_of(largest / 127.0f);
+    if (scale >= 0x7c00)
         return false;
-    round_group(out, w, float_of_f16(out->scale), -127, 127);
+    try_scale(&trial, w, float_of_f16(scale), -127, 127);
+    take(out, &trial, scale);
     return true;
-}
-
-/* The scale that is best for given integers: least squares, sum w q / sum q q. */
-static float refit(const struct group *g, const float *w)
-{
-    float wq = 0, qq = 0;
-    for (size_t i = 0; i < GROUP; i++) {
-        wq = fmaf(w[i], (float)g->q[i], wq);
-        qq = fmaf((float)g->q[i], (float)g->q[i], qq);
-    }
-    return qq > 0 ? wq / qq : 0;
 }
 
 bool quantise_q4(struct group *out, const float *w)
@@ -67,20 +86,21 @@ bool quantise_q4(struct group *out, const float *w)
         return true;
     if (f16_of_float(largest / 8) >= 0x7c00)
         return false;
-    /* The largest weight may become anything from 5.5 to 9 steps; each trial is refitted once to its integers. */
+    /* The largest weight may become anything from 5.5 to 9 steps; each trial is refitted once to its integers, the best
+     * scale for which is sum w q / sum q q. */
     for (int step = 0; step < 15; step++) {
-        struct group trial;
+        struct trial trial;
         float scale = largest / (5.5f + 0.25f * (float)step);
-        for (int fit = 0; fit < 2; fit++) {
-            trial.scale = scale_of(scale);
-            float error = round_group(&trial, w, float_of_f16(trial.scale), -8, 7);
-            if (trial.scale < 0x7c00 && error < best) {
-                best = error;
-                *out = trial;
-            }
-            scale = refit(&trial, w);
-            if (!(scale > 0))
+        for (int fit = 0; fit < 2 && scale > 0; fit++) {
+            uint16_t half = scale_of(scale);
+            if (half >= 0x7c00)
                 break;
+            try_scale(&trial, w, float_of_f16(half), -8, 7);
+            if (trial.error < best) {
+                best = trial.error;
+                take(out, &trial, half);
+            }
+            scale = trial.qq > 0 ? trial.wq / trial.qq : 0;
         }
     }
     return true;

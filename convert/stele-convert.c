@@ -9,11 +9,25 @@
 #include <unistd.h>
 
 #include "convert.h"
+#include "descriptors.h"
 
 enum { OPTION_IGNORE = 256, OPTION_WEIGHTS, OPTION_THREADS, IGNORED_MAX = 64, THREADS_MAX = 256 };
 
 static const char usage[] =
-    "usage: stele convert SRC -o IMAGE [--weights f32|bf16|f16|q8|q4] [-f] [--threads N] [--ignore-key NAME]...\n";
+    "usage: stele convert SRC -o IMAGE [options]\n"
+    "\n"
+    "Compiles a checkpoint in Hugging Face layout (config.json, model.safetensors or a sharded index, tokenizer.json,\n"
+    "tokenizer_config.json, generation_config.json) into a memory image. The same input gives the same bytes, on any\n"
+    "machine and with any number of threads. The image appears at its place only when it is complete.\n"
+    "\n"
+    "options:\n"
+    "  -o IMAGE                the file to write\n"
+    "  --weights TYPE          f32, bf16, f16, q8 or q4 (default: the source's type); q4 keeps embedding and head in q8\n"
+    "  -f                      replace IMAGE if it exists\n"
+    "  --threads N             default: the CPUs this process may use\n"
+    "  --ignore-key NAME       go on though config.json has this key, which stele does not know; may be repeated\n"
+    "\n"
+    "exit codes: 0 done, 1 system, 2 usage, 3 input\n";
 
 struct progress {
     struct timespec begin, last;
@@ -113,6 +127,7 @@ static enum stele_status read_options(struct convert_options *o, const char **ig
 
 int main(int argc, char **argv)
 {
+    hold_standard_descriptors();
     const char *ignored[IGNORED_MAX] = {NULL};
     struct stele_error err = {0};
     struct progress progress = {.terminal = isatty(STDERR_FILENO)};

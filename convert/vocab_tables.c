@@ -308,6 +308,41 @@ static enum stele_status put_merges(struct model *m, const json_t *merges)
     return status;
 }
 
+/* True if a text has the mark behind another character. */
+static bool has_mark_inside(const char *text, size_t length, const char *mark, size_t mark_length)
+{
+    bool other = false;
+    for (size_t at = 0; at < length;) {
+        size_t from = at;
+        utf8_next(text, length, &at);
+        bool is_mark = at - from == mark_length && !memcmp(text + from, mark, mark_length);
+        if (is_mark && other)
+            return true;
+        other = !is_mark;
+    }
+    return false;
+}
+
+/* Texts that are not split into words come as one long piece. Where no merge makes a token with a word's mark inside,
+ * what lies on the two sides of "x" and "\u2581" never joins, and each word can be merged by itself. */
+static enum stele_status put_mark(struct model *m)
+{
+    static const char mark[] = "\xe2\x96\x81"; /* U+2581, which stands for a space */
+    struct draft *d = m->draft;
+    size_t length = sizeof mark - 1;
+    if ((d->header.flags & VOCAB_RAW) || model_id(m->vocab, mark, length) == VOCAB_NONE)
+        return STELE_OK;
+    const struct vocab_merge *merges = (const void *)d->tables[VOCAB_MERGES].data;
+    for (size_t i = 0; i < draft_count(d, VOCAB_MERGES, sizeof *merges); i++) {
+        if (merges[i].into == VOCAB_NONE)
+            continue;
+        const struct token *t = &m->tokens[merges[i].into];
+        if (has_mark_inside(t->text, t->length, mark, length))
+            return STELE_OK;
+    }
+    return draft_string(d, mark, length, &d->header.mark, m->err);
+}
+
 /* What bytes begin as, and what they fall back to. */
 static enum stele_status put_bytes(struct model *m, bool byte_fallback)
 {
@@ -342,6 +377,8 @@ enum stele_status draft_model(struct draft *d, const json_t *vocab, const json_t
         status = put_tokens(&m);
     if (!status)
         status = put_bytes(&m, byte_fallback);
+    if (!status)
+        status = put_mark(&m);
     d->header.ids = m.ids;
     free(m.tokens);
     return status;

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "image.h"
 #include "panel.h"
 
 const struct plan_form plan_forms[PLAN_CODES] = {
@@ -177,10 +178,15 @@ static enum stele_status check_embed(struct check *c, const struct plan_embed *o
 static enum stele_status check_norm(struct check *c, const struct plan_norm *op)
 {
     uint64_t n = c->plan->tensors[op->weight].columns;
-    TRY(reads(c, "in", op->in, 0, n));
+    TRY(reads(c, "in", op->in, op->column, n));
     if (op->in != op->out)
         TRY(apart(c, op->in, op->out));
-    return writes(c, op->out, n);
+    if (op->residual != PLAN_NONE) {
+        TRY(reads(c, "residual", op->residual, op->column, n));
+        if (op->residual != op->out)
+            TRY(apart(c, op->residual, op->out));
+    }
+    return writes(c, op->out, op->column + n);
 }
 
 static enum stele_status check_linear(struct check *c, const struct plan_linear *op)
@@ -374,4 +380,29 @@ enum stele_status plan_open(struct plan *out, const void *section, uint64_t byte
     TRY(check_ops(&plan, name, err));
     *out = plan;
     return STELE_OK;
+}
+
+enum stele_status plan_load(struct plan *out, void **owned, const uint8_t **weights, const struct image *image,
+                            struct stele_error *err)
+{
+    const uint8_t *plan, *tensors;
+    uint64_t plan_length, tensors_length, weights_length;
+    *owned = NULL;
+    TRY(image_require(image, SECTION_PLAN, &plan, &plan_length, err));
+    TRY(image_require(image, SECTION_TENSORS, &tensors, &tensors_length, err));
+    TRY(image_require(image, SECTION_WEIGHTS, weights, &weights_length, err));
+    uint64_t tensors_at = round_up(plan_length, 8);
+    uint8_t *copy = plan_length < SIZE_MAX / 2 && tensors_length < SIZE_MAX / 2 ? malloc(tensors_at + tensors_length + 1)
+                                                                               : NULL;
+    if (!copy)
+        return stele_fail(err, STELE_SYSTEM, "%s: no memory for its plan", image->name);
+    memcpy(copy, plan, plan_length);
+    memcpy(copy + tensors_at, tensors, tensors_length);
+    enum stele_status status =
+        plan_open(out, copy, plan_length, copy + tensors_at, tensors_length, weights_length, image->name, err);
+    if (status == STELE_OK)
+        *owned = copy;
+    else
+        free(copy);
+    return status;
 }

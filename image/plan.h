@@ -119,6 +119,13 @@ uint64_t plan_bytes(const struct plan_header *counts);
 enum stele_status plan_open(struct plan *out, const void *section, uint64_t bytes, const void *tensors,
                             uint64_t tensors_bytes, uint64_t weights_bytes, const char *name, struct stele_error *err);
 
+struct image;
+
+/* The plan of an image, checked as above, over a private copy of the two sections, so that a file that changes behind the
+ * check cannot lead a reader astray. *owned is to be freed when the plan is no longer used; *weights is in the mapping. */
+enum stele_status plan_load(struct plan *out, void **owned, const uint8_t **weights, const struct image *image,
+                            struct stele_error *err);
+
 /* Bytes of a tensor of this shape; 0 where the shape is out of range. */
 uint64_t tensor_bytes(uint32_t type, uint32_t layout, uint64_t rows, uint64_t columns);
 

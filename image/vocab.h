@@ -70,6 +70,12 @@ enum vocab_flags {
     VOCAB_FLAGS = 15
 };
 
+/* A string of VOCAB_STRINGS: 8 bytes. */
+struct vocab_string {
+    uint32_t offset, length; /* from the start of VOCAB_STRINGS; bytes */
+};
+static_assert(sizeof(struct vocab_string) == 8, "FORMAT-tokenizer.md: 8 bytes");
+
 /* Header: 216 bytes at the start of the section.
  *    0  4  magic        VOCAB_MAGIC
  *    4  4  version      VOCAB_VERSION; a reader refuses others
@@ -79,10 +85,12 @@ enum vocab_flags {
  *   20  4  space        the class bit of White_Space, or 0 where nothing asks for it
  *   24  4  word         the class bit of word characters (single_word), or 0
  *   28  4  young        the class bit of what Unicode 9 had not assigned (NFC, NFD), or 0
- *   32  8  reserved     0
+ *   32  8  mark         a character, in VOCAB_STRINGS, before which a piece may be cut wherever another stands before it:
+ *                       it has a token, and no merge joins the two sides; empty where there is none
  *   40 176 tables       spans, in the order of enum vocab_table */
 struct vocab_header {
-    uint32_t magic, version, flags, ids, unknown, space, word, young, reserved[2];
+    uint32_t magic, version, flags, ids, unknown, space, word, young;
+    struct vocab_string mark;
     struct vocab_span tables[VOCAB_TABLES];
 };
 static_assert(sizeof(struct vocab_header) == 40 + 8 * VOCAB_TABLES && VOCAB_TABLES == 22, "FORMAT-tokenizer.md: 216");
@@ -123,11 +131,6 @@ struct vocab_node {
     uint32_t edges, added;
 };
 static_assert(sizeof(struct vocab_node) == 8, "FORMAT-tokenizer.md: 8 bytes");
-
-/* A string of VOCAB_STRINGS: 8 bytes. */
-struct vocab_string {
-    uint32_t offset, length; /* from the start of VOCAB_STRINGS; bytes */
-};
 
 /* A normaliser or a step of the decoder: 24 bytes.
  *    0  2  op         enum step_op

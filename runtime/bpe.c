@@ -11,7 +11,7 @@ enum { SCAN_MAX = 48 }; /* ids up to which looking through them is faster than a
 
 #define NOWHERE UINT32_MAX
 
-void bpe_open(struct bpe *out, const struct vocab *v)
+enum stele_status bpe_open(struct bpe *out, const struct vocab *v, struct stele_error *err)
 {
     *out = (struct bpe){
         .vocab = v,
@@ -22,6 +22,9 @@ void bpe_open(struct bpe *out, const struct vocab *v)
         .flags = v->header.flags,
         .unknown = v->header.unknown,
     };
+    if (!vocab_string(v, v->header.mark, &out->mark, &out->mark_length))
+        return stele_fail(err, STELE_INPUT, "tokenizer section: the mark of words lies outside");
+    return STELE_OK;
 }
 
 void bpe_free(struct bpe *b)
@@ -230,15 +233,14 @@ static enum stele_status merge_many(struct bpe *b, struct stele_error *err)
     return STELE_OK;
 }
 
-enum stele_status bpe_encode(struct bpe *b, const char *piece, size_t length, struct id_buffer *out,
-                             struct stele_error *err)
+/* A piece, or a word of one. */
+static enum stele_status encode_word(struct bpe *b, const char *word, size_t length, struct id_buffer *out,
+                                     struct stele_error *err)
 {
-    if (!length)
-        return STELE_OK;
-    uint32_t whole = vocab_lookup(b->vocab, piece, length);
+    uint32_t whole = vocab_lookup(b->vocab, word, length);
     if (whole != VOCAB_NONE)
         return id_append(out, whole, err);
-    enum stele_status status = begin_as(b, piece, length, err);
+    enum stele_status status = begin_as(b, word, length, err);
     if (status)
         return status;
     if (b->begin.count <= SCAN_MAX)
@@ -248,4 +250,41 @@ enum stele_status bpe_encode(struct bpe *b, const char *piece, size_t length, st
     for (size_t i = 0; i < b->begin.count && !status; i++)
         status = id_append(out, b->begin.ids[i], err);
     return status;
+}
+
+/* Bytes up to the next mark that has another character before it: all, where there is none. */
+static size_t word_length(const struct bpe *b, const char *text, size_t length)
+{
+    const size_t n = b->mark_length;
+    size_t at = 0;
+    while (length - at >= n && !memcmp(text + at, b->mark, n)) /* marks at the start */
+        at += n;
+    const char *next = memmem(text + at, length - at, b->mark, n);
+    return next ? (size_t)(next - text) : length;
+}
+
+static enum stele_status encode_words(struct bpe *b, const char *piece, size_t length, struct id_buffer *out,
+                                      struct stele_error *err)
+{
+    enum stele_status status = STELE_OK;
+    for (size_t n; length && !status; piece += n, length -= n) {
+        n = word_length(b, piece, length);
+        status = encode_word(b, piece, n, out, err);
+    }
+    return status;
+}
+
+enum stele_status bpe_encode(struct bpe *b, const char *piece, size_t length, struct id_buffer *out,
+                             struct stele_error *err)
+{
+    if (!length)
+        return STELE_OK;
+    if (!b->mark_length)
+        return encode_word(b, piece, length, out, err);
+    if (b->flags & VOCAB_IGNORE_MERGES) { /* a token of several words comes before its words */
+        uint32_t whole = vocab_lookup(b->vocab, piece, length);
+        if (whole != VOCAB_NONE)
+            return id_append(out, whole, err);
+    }
+    return encode_words(b, piece, length, out, err);
 }

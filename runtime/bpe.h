@@ -17,13 +17,15 @@ struct bpe {
     const uint32_t *units, *bytes; /* [256] each; bytes is NULL without byte fallback */
     const struct vocab_merge *merges;
     uint32_t slots, flags, unknown;
+    const char *mark; /* [mark_length]: where a long piece may be cut */
+    size_t mark_length;
     struct id_buffer begin; /* ids that the piece at hand begins as */
     struct bpe_symbol *symbols;
     uint64_t *heap; /* rank << 32 | position of the left half */
     size_t symbols_capacity, heap_capacity, heap_count;
 };
 
-void bpe_open(struct bpe *out, const struct vocab *v);
+enum stele_status bpe_open(struct bpe *out, const struct vocab *v, struct stele_error *err);
 
 /* Appends the ids of a piece to *out. The piece is bytes where the vocabulary is raw, else UTF-8. */
 enum stele_status bpe_encode(struct bpe *b, const char *piece, size_t length, struct id_buffer *out,

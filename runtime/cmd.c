@@ -2,6 +2,7 @@
 #include "cmd.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -175,7 +176,7 @@ enum stele_status cmd_text(const char *operand, const char *what, const char **t
         *bytes = strlen(operand);
         return STELE_OK;
     }
-    if (!operand && isatty(STDIN_FILENO))
+    if (!operand && (isatty(STDIN_FILENO) || (fcntl(STDIN_FILENO, F_GETFL) & O_ACCMODE) == O_WRONLY))
         return stele_fail(err, STELE_USAGE, "no %s: name it as an argument or pipe it in", what);
     enum stele_status status = cmd_read_stdin(owned, bytes, err);
     *text = *owned;

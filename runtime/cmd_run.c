@@ -92,6 +92,21 @@ static struct stele_sampling choose_sampling(const struct stele_image *image)
     return s;
 }
 
+/* Text that spells the token which the tokenizer puts in front gets two of it, as the library gives; seldom meant. */
+static void warn_of_two(const struct run *r, const char *text, size_t bytes)
+{
+    uint32_t *bare;
+    size_t count;
+    if (set.bare || set.plain || r->prompt_count < 2 || r->prompt[0] != r->prompt[1])
+        return;
+    if (stele_tokenize(r->image, text, bytes, STELE_TEXT_BARE, &bare, &count, NULL) != STELE_OK)
+        return;
+    if (count && count < r->prompt_count && bare[0] == r->prompt[0])
+        fprintf(stderr, "stele run: the prompt spells the token (id %u) that the tokenizer puts in front of it, so it "
+                        "stands there twice; --bare leaves the tokenizer's out\n", bare[0]);
+    free(bare);
+}
+
 static enum stele_status read_text_prompt(struct run *r, const char *operand)
 {
     if (!stele_has_text(r->image))
@@ -107,6 +122,8 @@ static enum stele_status read_text_prompt(struct run *r, const char *operand)
     unsigned flags = (set.bare ? STELE_TEXT_BARE : 0u) | (set.plain ? STELE_TEXT_PLAIN : 0u);
     if (status == STELE_OK)
         status = stele_tokenize(r->image, text, bytes, flags, &r->prompt, &r->prompt_count, r->err);
+    if (status == STELE_OK)
+        warn_of_two(r, text, bytes);
     free(owned);
     if (status == STELE_OK && !r->prompt_count)
         status = stele_fail(r->err, STELE_USAGE, "the prompt is empty: it has no ids to continue");

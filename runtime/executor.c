@@ -77,8 +77,16 @@ static void resolve_embed(struct resolver *r, struct executor_op *to, const stru
 static void resolve_norm(struct resolver *r, struct executor_op *to, const struct plan_norm *op)
 {
     to->out = op->out;
-    to->norm = (struct op_norm){view(r, op->in, 0), view(r, op->out, 0), vector(r, op->weight),
-                                r->session->plan.tensors[op->weight].columns, op->epsilon};
+    to->norm = (struct op_norm){
+        .in = view(r, op->in, op->column),
+        .out = view(r, op->out, op->column),
+        .weight = vector(r, op->weight),
+        .n = r->session->plan.tensors[op->weight].columns,
+        .epsilon = op->epsilon,
+        .has_residual = op->residual != PLAN_NONE,
+    };
+    if (op->residual != PLAN_NONE)
+        to->norm.residual = view(r, op->residual, op->column);
 }
 
 static void resolve_linear(struct resolver *r, struct executor_op *to, const struct plan_linear *op)
@@ -184,20 +192,6 @@ static int default_kv(const struct plan *plan)
     return KV_F32;
 }
 
-static enum stele_status open_plan(struct stele_session *s, const uint8_t **weights, struct stele_error *err)
-{
-    const uint8_t *plan, *tensors;
-    uint64_t plan_length, tensors_length, weights_length;
-    enum stele_status status = image_require(s->image, SECTION_PLAN, &plan, &plan_length, err);
-    if (status == STELE_OK)
-        status = image_require(s->image, SECTION_TENSORS, &tensors, &tensors_length, err);
-    if (status == STELE_OK)
-        status = image_require(s->image, SECTION_WEIGHTS, weights, &weights_length, err);
-    if (status == STELE_OK)
-        status = plan_open(&s->plan, plan, plan_length, tensors, tensors_length, weights_length, s->image->name, err);
-    return status;
-}
-
 static enum stele_status check_options(struct stele_session *s, const struct stele_options *o, struct stele_error *err)
 {
     uint32_t trained = s->plan.counts.context;
@@ -248,23 +242,23 @@ static bool lay_out_kv(const struct stele_session *s, size_t blocks, size_t *off
     return true;
 }
 
-/* A reservation failed: says what it was for and the largest context, by halves, that would have fitted. */
+/* The back end could not reserve its memory, and *err says so. Where a smaller context would have fitted, by halves, says
+ * which. */
 static enum stele_status advise(struct stele_session *s, const struct blas_setup *setup, struct stele_error *err)
 {
     struct blas_device *device;
     struct blas_setup smaller = *setup;
     for (uint32_t context = s->context / 2; context >= KV_BLOCK; context /= 2) {
         smaller.kv_bytes = setup->kv_bytes / (s->context / context);
-        if (s->backend->open(&device, &smaller, NULL) == STELE_OK) {
-            s->backend->close(device);
-            return stele_fail(err, STELE_SYSTEM,
-                              "cannot reserve %zu bytes of keys and values for a context of %" PRIu32
-                              "; --context %" PRIu32 " fits",
-                              setup->kv_bytes, s->context, context);
-        }
+        if (s->backend->open(&device, &smaller, NULL) != STELE_OK)
+            continue;
+        s->backend->close(device);
+        return stele_fail(err, STELE_SYSTEM,
+                          "cannot reserve %zu bytes of keys and values for a context of %" PRIu32 "; --context %" PRIu32
+                          " fits",
+                          setup->kv_bytes, s->context, context);
     }
-    return stele_fail(err, STELE_SYSTEM, "cannot reserve %zu bytes of keys and values for a context of %" PRIu32,
-                      setup->kv_bytes, s->context);
+    return STELE_SYSTEM;
 }
 
 static enum stele_status open_device(struct stele_session *s, const struct stele_options *o,
@@ -288,7 +282,7 @@ static enum stele_status open_device(struct stele_session *s, const struct stele
         status = stele_fail(err, STELE_USAGE, "keys and values of %" PRIu32 " sequences of %" PRIu32
                             " positions are beyond all memory", s->kv.sequences, s->context);
     setup.kv_bytes = bytes;
-    if (status == STELE_OK && (status = s->backend->open(&s->device, &setup, err)) != STELE_OK && bytes)
+    if (status == STELE_OK && (status = s->backend->open(&s->device, &setup, err)) != STELE_OK)
         status = advise(s, &setup, err);
     if (status == STELE_OK)
         resolve(&r);
@@ -310,7 +304,7 @@ enum stele_status stele_session_open(struct stele_session **out, const struct st
     s->backend = &blas_cpu;
     s->kernels = kernels->name;
     const uint8_t *weights;
-    enum stele_status status = open_plan(s, &weights, err);
+    enum stele_status status = plan_load(&s->plan, &s->plan_memory, &weights, s->image, err);
     if (status == STELE_OK)
         status = check_options(s, options, err);
     if (status == STELE_OK)
@@ -337,6 +331,7 @@ void stele_session_close(struct stele_session *s)
     free(s->rope_rows);
     free(s->ropes);
     free(s->ops);
+    free(s->plan_memory);
     free(s);
 }
 

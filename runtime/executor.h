@@ -30,6 +30,7 @@ struct stele_session {
     const struct blas_backend *backend;
     struct blas_device *device;
     struct plan plan;
+    void *plan_memory;       /* what plan views */
     struct executor_op *ops; /* [plan.counts.ops]; the last is logits */
     struct blas_rope *ropes; /* [plan.counts.ropes] */
     float *rope_rows;        /* sines and cosines of a step, all ropes */

@@ -59,73 +59,80 @@ struct choice {
     uint32_t next;
 };
 
+/* The classes of the character at a place, kept since several instructions ask for them in turn. */
+struct look {
+    size_t at, next; /* next: behind the character */
+    uint32_t bits;   /* 0 at the end of the text */
+};
+
+static inline uint32_t look_at(struct look *l, const struct matcher *m, size_t at)
+{
+    if (l->at == at)
+        return l->bits;
+    l->at = l->next = at;
+    l->bits = at < m->length ? classes_next(&m->classes, m->text, m->length, &l->next) : 0;
+    return l->bits;
+}
+
+/* As many characters of a run as there are; returns whether they suffice. *least: where the shortest that do end. */
+static inline bool take_run(const struct matcher *m, const struct vocab_instr *run, struct look *look, size_t *at,
+                            size_t *least)
+{
+    uint32_t n = 0, max = run->max == RUN_UNBOUNDED ? UINT32_MAX : run->max;
+    *least = *at;
+    while (n < max && (look_at(look, m, *at) & run->classes)) {
+        *at = look->next;
+        if (++n == run->min)
+            *least = *at;
+    }
+    return n >= run->min;
+}
+
 /* Runs the program at `at`; returns where the match ends, or NO_STOP. Jumps only go forward, so that there are no more
  * choices at a time than instructions. */
-static size_t run_program(const struct matcher *m, size_t at)
+static size_t run_program(const struct matcher *m, size_t at, struct look look)
 {
     struct choice choices[CODE_MAX];
-    size_t choice_count = 0;
+    size_t choice_count = 0, least;
     uint32_t pc = 0;
-    const char *text = m->text;
-    const size_t length = m->length;
-    const struct classes *classes = &m->classes;
     for (;;) {
-        const struct vocab_instr *c = &m->code[pc];
-        size_t next = at;
+        const struct vocab_instr *c = &m->code[pc++];
+        bool fails = false;
         switch (c->op) {
         case CODE_MATCH:
             return at;
-        case CODE_RUN: {
-            uint32_t n = 0, max = c->max == RUN_UNBOUNDED ? UINT32_MAX : c->max;
-            size_t least = at;
-            while (n < max && at < length && (classes_next(classes, text, length, &next) & c->classes)) {
-                at = next;
-                if (++n == c->min)
-                    least = at;
-            }
-            if (n < c->min)
-                break;
-            pc++;
-            if (at > least && !(c->flags & CODE_POSSESSIVE))
+        case CODE_RUN:
+            fails = !take_run(m, c, &look, &at, &least);
+            if (!fails && at > least && !(c->flags & CODE_POSSESSIVE))
                 choices[choice_count++] = (struct choice){at, least, pc};
-            continue;
-        }
+            break;
         case CODE_TRY:
-            if (c->classes && (at == length || !(classes_next(classes, text, length, &next) & c->classes))) {
+            if (c->classes && !(look_at(&look, m, at) & c->classes))
                 pc = c->next;
-                continue;
-            }
-            choices[choice_count++] = (struct choice){at, NO_STOP, c->next};
-            pc++;
-            continue;
+            else
+                choices[choice_count++] = (struct choice){at, NO_STOP, c->next};
+            break;
         case CODE_JUMP:
             pc = c->next;
-            continue;
+            break;
         case CODE_AHEAD:
-            if (at == length || !(classes_next(classes, text, length, &next) & c->classes))
-                break;
-            pc++;
-            continue;
+            fails = !(look_at(&look, m, at) & c->classes);
+            break;
         case CODE_NOT_AHEAD:
-            if (at < length && (classes_next(classes, text, length, &next) & c->classes))
-                break;
-            pc++;
-            continue;
-        case CODE_LINE_END:
-            if (at < length && text[at] != '\n')
-                break;
-            pc++;
-            continue;
-        default: /* matcher_open has refused it */
-            return NO_STOP;
+            fails = look_at(&look, m, at) & c->classes;
+            break;
+        default: /* CODE_LINE_END */
+            fails = at < m->length && m->text[at] != '\n';
+            break;
         }
-        /* this way fails: back to the last choice */
+        if (!fails)
+            continue;
         if (!choice_count)
             return NO_STOP;
-        struct choice *last = &choices[choice_count - 1];
+        struct choice *last = &choices[choice_count - 1]; /* another way from there */
         pc = last->next;
         if (last->least != NO_STOP)
-            last->at = utf8_before(text, last->at);
+            last->at = utf8_before(m->text, last->at);
         at = last->at;
         if (last->least == NO_STOP || at <= last->least)
             choice_count--;
@@ -134,17 +141,16 @@ static size_t run_program(const struct matcher *m, size_t at)
 
 static bool find_program(const struct matcher *m, size_t *start, size_t *stop)
 {
-    for (size_t at = m->from; at < m->length;) {
-        size_t next = at;
-        if (classes_next(&m->classes, m->text, m->length, &next) & m->first) {
-            size_t end = run_program(m, at);
-            if (end != NO_STOP) {
-                *start = at;
-                *stop = end;
-                return true;
-            }
+    struct look look = {.at = NO_STOP};
+    for (size_t at = m->from; at < m->length; at = look.next) {
+        if (!(look_at(&look, m, at) & m->first))
+            continue;
+        size_t end = run_program(m, at, look);
+        if (end != NO_STOP) {
+            *start = at;
+            *stop = end;
+            return true;
         }
-        at = next;
     }
     return false;
 }

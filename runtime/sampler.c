@@ -1,10 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The likeliest ids come in order without sorting all of them:
  *
- *     logits --penalise, heat--> x --spread_ids--> order[], by bucket --take_likeliest--> order[0,
- * n), logits[] = weight
- *                                                                     --cut_sum, cut_weight-->
- * fewer --> draw
+ *     logits --penalise, heat--> x --spread_ids--> order[] by buckets
+ *            --take_likeliest--> order[0, n), weights where x was --cut_sum, cut_weight--> fewer
  *
  * A bucket is a range of x; buckets come downwards, and one is sorted when the walk reaches it. So
  * top-k and top-p sort little more than they keep.
@@ -222,13 +220,12 @@ static bool comes_before(const float *x, uint32_t a, uint32_t b)
     return x[a] > x[b] || (x[a] == x[b] && a < b);
 }
 
-/* By (x down, id up). Shell's method: in place, quick for the few ids of a bucket, bearable for a
- * whole vocabulary. */
+/* By (x down, id up). Shell's method with Tokuda's gaps: in place, quick for the few ids of a
+ * bucket, bearable for a whole vocabulary. */
 static void sort_ids(uint32_t *ids, uint32_t n, const float *x)
 {
-    static const uint32_t gaps[] = {
-        1182449, 525533, 233570, 103809, 46137, 20505, 9113, 4050, 1800,
-        800,     355,    157,    70,     31,    14,    6,    1}; /* each 2.25 times as far */
+    static const uint32_t gaps[] = {776591, 345152, 153401, 68178, 30301, 13467, 5985, 2660, 1182,
+                                    525,    233,    103,    46,    20,    9,     4,    1};
     for (size_t g = 0; g < sizeof gaps / sizeof *gaps; g++)
         for (uint32_t i = gaps[g]; i < n; i++) {
             uint32_t id = ids[i], at = i;
@@ -302,7 +299,8 @@ static uint32_t cut_weight(const struct sampler *s, const float *weights, uint32
 static uint32_t filter(struct sampler *s, float *x)
 {
     const struct stele_sampling *o = &s->sampling;
-    bool by_count = o->top_k && o->top_k<s->vocabulary, by_sum = o->top_p> 0 && o->top_p < 1;
+    bool by_count = o->top_k != 0 && o->top_k < s->vocabulary;
+    bool by_sum = o->top_p != 0 && o->top_p != 1;
     struct limits limits = {by_count ? o->top_k : s->vocabulary, INFINITY, o->min_p};
     if (by_count && by_sum)
         limits.weight = 0; /* top-p asks for the sum of all k */

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "cmd.h"
+#include "descriptors.h"
 #include "guard.h"
 #include "stele.h"
 
@@ -113,6 +114,7 @@ static int finish(int code)
 int main(int argc, char **argv)
 {
     guard_mark_start();
+    hold_standard_descriptors();
     if (argc < 2) {
         print_verbs(stderr);
         return STELE_USAGE;

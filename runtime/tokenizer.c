@@ -107,6 +107,7 @@ struct stretch {
 /* Goes through a text from one added token to the next. */
 struct cutter {
     struct trie trie;
+    bool begins[256]; /* bytes that a token begins with */
     struct classes classes;
     uint32_t space, word; /* class bits */
     const char *text;
@@ -151,7 +152,11 @@ static bool accept_token(const struct cutter *c, const struct vocab_added *added
 /* The next stretch; false at the end. */
 static bool cutter_next(struct cutter *c, struct stretch *out)
 {
-    while (!c->has_token && c->trie.node_count && c->at < c->length) {
+    while (!c->has_token && c->trie.node_count) {
+        while (c->at < c->length && !c->begins[(unsigned char)c->text[c->at]])
+            c->at++;
+        if (c->at == c->length)
+            break;
         struct stretch s = {.start = c->at};
         uint32_t found = trie_longest(&c->trie, c->text, c->length, c->at, &s.stop);
         if (found == VOCAB_NONE) {
@@ -198,6 +203,8 @@ static struct cutter cutter_start(const struct encoder *e, bool normalized, cons
     if (e->flags & TOKENIZER_PLAIN)
         return c;
     c.trie = normalized ? trie_open(v, VOCAB_NORMAL, VOCAB_NORMAL_EDGES) : trie_open(v, VOCAB_TRIE, VOCAB_TRIE_EDGES);
+    for (uint32_t i = 0; c.trie.node_count && i < c.trie.nodes[1].edges && i < c.trie.edge_count; i++)
+        c.begins[c.trie.edges[i] >> 24] = true;
     classes_open(&c.classes, v);
     return c;
 }
@@ -281,8 +288,9 @@ enum stele_status tokenizer_encode(const struct tokenizer *t, const char *text, 
     e->vocab = &t->vocab;
     e->flags = flags;
     e->normalizer.vocab = &t->vocab;
-    bpe_open(&e->bpe, &t->vocab);
-    enum stele_status status = pretoken_open(&e->pretoken, &t->vocab, err);
+    enum stele_status status = bpe_open(&e->bpe, &t->vocab, err);
+    if (!status)
+        status = pretoken_open(&e->pretoken, &t->vocab, err);
     if (!status)
         status = encode_whole(e, text, bytes, err);
     if (!status)

@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+extern const struct family family_llama;
+
 static const struct family *const families[] = {
     &family_llama,
 };

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The decoder that most families are: embedding, layers of attention and network around a residual, norm, head. A family
+ * reads its config into a `struct dense` and calls emit_dense(); what a family does not say is plain Llama. */
+#ifndef CONVERT_DENSE_H
+#define CONVERT_DENSE_H
+
+#include "family.h"
+
+/* How a layer differs from its neighbours. */
+struct dense_layer {
+    uint32_t rope;   /* index of the rope; PLAN_NONE: keys and queries are not rotated */
+    uint32_t window; /* positions that a row sees; 0: all */
+};
+
+struct dense {
+    uint64_t hidden, ffn, layers, heads, kv_heads, head_dim, vocabulary;
+    uint32_t context;
+    float epsilon;
+    bool tied;
+    bool qkv_bias, out_bias, mlp_bias;
+    bool head_norm;  /* q_norm and k_norm over each head */
+    bool whole_norm; /* q_norm and k_norm over all heads at once */
+    float norm_added;                                             /* to each norm weight: 1 where a family stores w - 1 */
+    float embedding_scale, attention_scale, residual_scale, logits_scale;
+    struct dense_layer *layer; /* [layers] */
+
+    /* Names behind "model.layers.N.", without ".weight"; NULL: there is no such norm. */
+    const char *norm_before_attention, *norm_behind_attention, *norm_before_network, *norm_behind_network;
+    bool fused; /* qkv_proj and gate_up_proj are one tensor each */
+
+    uint32_t x, n, qkv, attended, gated, branch; /* slots */
+};
+
+/* Reads the keys that all these families share: sizes, epsilon, ties, context. `tied_absent`: what no tie_word_embeddings
+ * means. Gives memory for the layers, all with no rope and no window; dense_close() frees it. */
+struct dense dense_config(struct config *c, bool tied_absent, uint32_t context_absent);
+void dense_close(struct dense *d);
+
+/* Refuses any activation but silu (key hidden_act). */
+void dense_silu(struct config *c);
+
+/* The same rope, or the same window, for all layers. */
+void dense_rope(struct dense *d, uint32_t rope);
+void dense_window(struct dense *d, uint32_t window);
+
+/* Emits slots, tensors and ops of the whole model. */
+void emit_dense(struct config *c, struct emitter *e, struct dense *d);
+
+#endif
