@@ -1,14 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-# make            the programs, in build/
-# make test       every test;  make check-fast: those that take under a minute
-# make demo       convert and run the demo model, eight copies at once
-# make help       the other targets
+# make             the programs, in build/
+# make test        every test
+# make check-fast  the tests that take under a minute together
+# make demo        convert and run the demo model, eight copies at once
+# make demo-real   fetch (93 MB), convert and run SmolLM2-135M-Instruct
+# make bench       start, first byte, decode; BENCH=quick leaves out what takes gigabytes and minutes
+# make install     programs, library, header, manual page; PREFIX=/usr/local, DESTDIR=
+# make portable    build/portable/: the programs with the libraries they need
+# make clean       removes build/
+#
+# OPT='-O2 -g' CFLAGS= LDFLAGS= CC=gcc; SAN=address,undefined (or thread) builds and tests in a folder of its own. `test`,
+# `check-fast`, `demo`, `demo-real` and `bench` first install the packages that are missing (scripts/setup).
 #
 # One rule builds any object: its room is its folder. Flags that an instruction set needs belong to its object.
 
 VERSION := 0.1.0
 PREFIX  ?= /usr/local
-B       := build
+comma   := ,
+B       := build$(if $(SAN),/$(subst $(comma),-,$(SAN)))
 ifeq ($(origin CC),default)
 CC      := gcc
 endif
@@ -29,10 +38,13 @@ RUNTIME := $(patsubst %.c,$(B)/%.o,$(filter-out runtime/stele.c runtime/cmd.c ru
 COMMAND := $(patsubst %.c,$(B)/%.o,$(wildcard runtime/stele.c runtime/cmd.c runtime/cmd_*.c runtime/guard.c runtime/stats.c))
 CONVERT := $(patsubst %.c,$(B)/%.o,$(filter-out convert/stele-convert.c,$(wildcard convert/*.c convert/families/*.c)))
 CHECKS  := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/*/check_*.c))
+BENCHES := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/*/bench_*.c))
+SCRIPTS := $(wildcard tests/*/test_*.py)
 
 RUNTIME_LIBS := -lxxhash -lutf8proc -lonig -lm
 CONVERT_LIBS := -ljansson
 CHECK_LIBS   := -lcheck_pic -lsubunit -lrt
+LIBS_check_oracle := -lopenblas
 
 all: $(B)/stele $(B)/stele-convert
 
@@ -42,13 +54,16 @@ $(B)/libstele.a: $(RUNTIME) $(BLAS) $(IMAGE)
 	rm -f $@
 	$(AR) rcs $@ $^
 
-$(B)/stele: $(COMMAND) $(B)/libstele.a
+STELE_PARTS   := $(COMMAND) $(B)/libstele.a
+CONVERT_PARTS := $(B)/convert/stele-convert.o $(CONVERT) $(B)/libstele.a
+
+$(B)/stele: $(STELE_PARTS)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(RUNTIME_LIBS)
 
-$(B)/stele-convert: $(B)/convert/stele-convert.o $(CONVERT) $(B)/libstele.a
+$(B)/stele-convert: $(CONVERT_PARTS)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(CONVERT_LIBS) $(RUNTIME_LIBS)
 
-# A Check suite may look into every room.
+# A Check suite, or a benchmark of C, may look into every room.
 $(B)/tests/%: $(B)/tests/%.o $(CONVERT) $(B)/libstele.a
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(CHECK_LIBS) $(CONVERT_LIBS) $(RUNTIME_LIBS) $(LIBS_$(notdir $*))
 
@@ -65,20 +80,78 @@ $(B)/%.o: %.c Makefile
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS_ALL) -c -o $@ $<
 
+# The command looks for stele-convert beside itself, then where PREFIX puts it; another PREFIX makes it anew.
+$(B)/runtime/stele.o: CFLAGS_ALL += -DSTELE_LIBEXECDIR='"$(PREFIX)/libexec/stele"'
+$(B)/runtime/stele.o: $(B)/prefix
+$(B)/prefix: always
+	@mkdir -p $(@D)
+	@echo '$(PREFIX)' | cmp -s - $@ || echo '$(PREFIX)' > $@
+
 -include $(shell find $(B) -name '*.d' 2>/dev/null)
 
 # ---- tests ----
 
+# STELE_BUILD tells the scripts which programs to test, STELE_SAN that memory and times are not what they are for users.
+RUN_TESTS = STELE_BUILD=$(abspath $(B)) STELE_SAN='$(SAN)' tests/run $(CHECKS) $(SCRIPTS)
+
 setup:
 	@scripts/setup
 
-test: setup
+test check-fast: setup
 	@$(MAKE) --no-print-directory all $(CHECKS)
-	@tests/run $(CHECKS) $(wildcard tests/end_to_end/test_*.py)
+	@$(if $(filter check-fast,$@),STELE_FAST=1) $(RUN_TESTS)
+
+# ---- demonstrations and measurements ----
+
+demo: setup
+	@$(MAKE) --no-print-directory all
+	@STELE_BUILD=$(abspath $(B)) scripts/demo
+
+demo-real:
+	@scripts/setup python3-pip ca-certificates
+	@$(MAKE) --no-print-directory all
+	@STELE_BUILD=$(abspath $(B)) scripts/demo-real
+
+bench: setup
+	@$(MAKE) --no-print-directory all $(BENCHES)
+	@STELE_BUILD=$(abspath $(B)) scripts/bench $(BENCH)
+
+# ---- installing ----
+
+$(B)/stele.1: scripts/manual $(B)/stele $(B)/stele-convert
+	scripts/manual $(B)/stele > $@
+
+$(B)/stele.pc: Makefile $(B)/prefix
+	@mkdir -p $(@D)
+	printf '%s\n' 'Name: stele' 'Description: runs language models from memory images' 'Version: $(VERSION)' \
+	    'Cflags: -I$(PREFIX)/include/stele' 'Libs: -L$(PREFIX)/lib -lstele $(RUNTIME_LIBS) -pthread' > $@
+
+install: all $(B)/stele.1 $(B)/stele.pc
+	install -D -m 755 $(B)/stele $(DESTDIR)$(PREFIX)/bin/stele
+	install -D -m 755 $(B)/stele-convert $(DESTDIR)$(PREFIX)/libexec/stele/stele-convert
+	install -D -m 644 $(B)/libstele.a $(DESTDIR)$(PREFIX)/lib/libstele.a
+	install -D -m 644 $(B)/stele.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/stele.pc
+	install -D -m 644 runtime/stele.h $(DESTDIR)$(PREFIX)/include/stele/stele.h
+	install -D -m 644 image/error.h $(DESTDIR)$(PREFIX)/include/stele/error.h
+	install -D -m 644 $(B)/stele.1 $(DESTDIR)$(PREFIX)/share/man/man1/stele.1
+
+# DT_RPATH, not DT_RUNPATH: it also holds for libraries that libraries need, and goes before LD_LIBRARY_PATH, so that the
+# folder does the same on every machine.
+PORTABLE := -s -Wl,--disable-new-dtags -Wl,-rpath,'$$ORIGIN/lib'
+
+portable: all
+	rm -rf $(B)/portable
+	mkdir -p $(B)/portable
+	$(CC) $(LDFLAGS_ALL) $(PORTABLE) -o $(B)/portable/stele $(STELE_PARTS) $(RUNTIME_LIBS)
+	$(CC) $(LDFLAGS_ALL) $(PORTABLE) -o $(B)/portable/stele-convert $(CONVERT_PARTS) $(CONVERT_LIBS) $(RUNTIME_LIBS)
+	scripts/portable $(B)/portable/lib $(B)/portable/stele $(B)/portable/stele-convert
+
+help:
+	@sed -n '/^# One rule/q; 1!s/^# \{0,1\}//p' Makefile
 
 clean:
 	rm -rf $(B)
 
-.PHONY: all setup test clean
+.PHONY: all always setup test check-fast demo demo-real bench install portable help clean
 .SECONDARY:
 .DELETE_ON_ERROR:

@@ -62,6 +62,41 @@ void dense_window(struct dense *d, uint32_t window)
         d->layer[i].window = window;
 }
 
+uint32_t dense_sliding_window(struct config *c)
+{
+    return (uint32_t)config_count(c, "sliding_window", 0, PLAN_CONTEXT_MAX);
+}
+
+bool dense_layer_types(struct config *c, struct dense *d, uint32_t window)
+{
+    const json_t *types = config_value(c, "layer_types");
+    if (!types)
+        return false;
+    if (!json_is_array(types) || json_array_size(types) != d->layers)
+        config_refuse(c, "layer_types", "one kind for each layer is needed");
+    for (uint64_t i = 0; c->status == STELE_OK && d->layer && i < d->layers; i++) {
+        const char *kind = json_string_value(json_array_get(types, i));
+        bool sliding = kind && !strcmp(kind, "sliding_attention");
+        if (!sliding && (!kind || strcmp(kind, "full_attention")))
+            config_refuse(c, "layer_types", "a kind of layer that is not supported");
+        if (sliding && !window)
+            config_refuse(c, "sliding_window", "layer_types names layers with a window");
+        d->layer[i].window = sliding ? window : 0;
+    }
+    return true;
+}
+
+void dense_qwen_windows(struct config *c, struct dense *d)
+{
+    bool used = config_flag(c, "use_sliding_window", false);
+    uint32_t window = dense_sliding_window(c);
+    uint64_t from = config_count(c, "max_window_layers", 28, UINT32_MAX);
+    if (dense_layer_types(c, d, window) || !used)
+        return;
+    for (uint64_t i = from; d->layer && i < d->layers; i++)
+        d->layer[i].window = window;
+}
+
 /* ---- parts of a layer ---- */
 
 static struct part weight_part(struct emitter *e, uint64_t rows, uint64_t columns, unsigned layer, const char *name)

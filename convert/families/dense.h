@@ -43,6 +43,17 @@ void dense_silu(struct config *c);
 void dense_rope(struct dense *d, uint32_t rope);
 void dense_window(struct dense *d, uint32_t window);
 
+/* The window to the layers that layer_types calls "sliding_attention", none to "full_attention"; other kinds are refused.
+ * False where the config has no layer_types. */
+bool dense_layer_types(struct config *c, struct dense *d, uint32_t window);
+
+/* The windows of Qwen and SmolLM3: none unless use_sliding_window; then by layer_types, else from layer max_window_layers
+ * on. */
+void dense_qwen_windows(struct config *c, struct dense *d);
+
+/* sliding_window, or 0 where it is null or absent. */
+uint32_t dense_sliding_window(struct config *c);
+
 /* Emits slots, tensors and ops of the whole model. */
 void emit_dense(struct config *c, struct emitter *e, struct dense *d);
 

@@ -4,10 +4,18 @@
 #include <stdio.h>
 #include <string.h>
 
-extern const struct family family_llama;
+extern const struct family family_llama, family_mistral, family_qwen2, family_qwen3, family_granite, family_olmo2, family_olmo3, family_phi3, family_smollm3;
 
 static const struct family *const families[] = {
     &family_llama,
+    &family_mistral,
+    &family_qwen2,
+    &family_qwen3,
+    &family_granite,
+    &family_olmo2,
+    &family_olmo3,
+    &family_phi3,
+    &family_smollm3,
 };
 
 const struct family *family_find(const char *architecture)

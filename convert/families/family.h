@@ -20,8 +20,9 @@ const struct family *family_find(const char *architecture);
 /* The names of all, ", " between them, for sentences. */
 void family_names(char *text, size_t size);
 
-/* rope.c: the inverse frequencies of `pairs` pairs that config->rope describes, as transformers computes them in binary32.
- * A type that is not known is refused. Returns the index of the rope. */
+/* rope.c: the inverse frequencies of `pairs` pairs that the config's RoPE fields describe, as transformers computes them
+ * in binary32. A type or a field that is not known is refused. Returns the index of the rope. */
+uint32_t emit_rope_of(struct config *config, struct emitter *emitter, struct config_rope rope, uint32_t pairs);
 uint32_t emit_config_rope(struct config *config, struct emitter *emitter, double theta_absent, uint32_t pairs);
 
 #endif

@@ -1,13 +1,147 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* Inverse frequencies of RoPE, as transformers' modeling_rope_utils.py computes them: in binary32, step by step. */
 #include "family.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* transformers: 1 / theta ** (arange(0, n, 2).float() / n), each step in binary32. The power is taken in binary64 and
- * rounded once, which is what a good binary32 power gives. */
-static void default_frequencies(float *out, double theta, uint32_t pairs)
+#define PI 3.14159265358979323846
+
+struct rope_reader {
+    struct config *config;
+    struct config_rope rope;
+    const char *key; /* under which the fields stand, for sentences */
+    uint32_t pairs;
+    float *frequencies; /* [pairs]: plain ones to begin with */
+    float magnitude;
+};
+
+/* A positive number of the rope object; `absent` 0: it must be there. */
+static double field(struct rope_reader *r, const char *name, double absent)
+{
+    const json_t *value = json_object_get(r->rope.value, name);
+    if (json_is_real(value) && json_real_value(value) > 0)
+        return json_real_value(value);
+    if ((value && !json_is_null(value)) || absent == 0)
+        config_refuse(r->config, r->key, name);
+    return absent == 0 ? 1 : absent;
+}
+
+/* Positions that the model was trained for before its RoPE was stretched. */
+static double original_positions(struct rope_reader *r)
+{
+    double whole = (double)config_count(r->config, "max_position_embeddings", 2048, UINT32_MAX);
+    return field(r, "original_max_position_embeddings", whole);
+}
+
+static void rope_default(struct rope_reader *r)
+{
+    (void)r;
+}
+
+static void rope_linear(struct rope_reader *r)
+{
+    float factor = (float)field(r, "factor", 0);
+    for (uint32_t i = 0; i < r->pairs; i++)
+        r->frequencies[i] = r->frequencies[i] / factor;
+}
+
+/* Long waves are stretched, short ones kept, those between blended (Llama 3.1). */
+static void rope_llama3(struct rope_reader *r)
+{
+    float factor = (float)field(r, "factor", 0), low = (float)field(r, "low_freq_factor", 0),
+          high = (float)field(r, "high_freq_factor", 0), original = (float)field(r, "original_max_position_embeddings", 0);
+    for (uint32_t i = 0; i < r->pairs; i++) {
+        float f = r->frequencies[i], wave = (float)(2 * PI) / f;
+        float smooth = (original / wave - low) / (high - low);
+        if (wave > original / low)
+            r->frequencies[i] = f / factor;
+        else if (!(wave < original / high))
+            r->frequencies[i] = (1 - smooth) * f / factor + smooth * f;
+    }
+}
+
+/* The dimension at which a wave turns `turns` times within the original positions (YaRN, Peng et al. 2023, eq. 23). */
+static double yarn_dimension(const struct rope_reader *r, double turns, double original)
+{
+    return 2.0 * r->pairs * log(original / (turns * 2 * PI)) / (2 * log(r->rope.theta));
+}
+
+static double yarn_magnitude(double factor, double mscale)
+{
+    return factor <= 1 ? 1 : 0.1 * mscale * log(factor) + 1;
+}
+
+static void rope_yarn(struct rope_reader *r)
+{
+    double factor = field(r, "factor", 0), original = original_positions(r);
+    const json_t *truncate = json_object_get(r->rope.value, "truncate");
+    double low = yarn_dimension(r, field(r, "beta_fast", 32), original);
+    double high = yarn_dimension(r, field(r, "beta_slow", 1), original);
+    if (!json_is_false(truncate)) {
+        low = floor(low);
+        high = ceil(high);
+    }
+    low = low < 0 ? 0 : low;
+    high = high > 2.0 * r->pairs - 1 ? 2.0 * r->pairs - 1 : high;
+    high = low == high ? high + 0.001 : high;
+    for (uint32_t i = 0; i < r->pairs; i++) {
+        float ramp = ((float)i - (float)low) / (float)(high - low);
+        ramp = ramp < 0 ? 0 : ramp > 1 ? 1 : ramp;
+        float kept = 1 - ramp, plain = r->frequencies[i], wave = 1.0f / plain;
+        r->frequencies[i] = 1.0f / ((float)factor * wave) * (1 - kept) + plain * kept;
+    }
+    double mscale = 0, all = 0;
+    if (json_is_real(json_object_get(r->rope.value, "mscale")) && json_is_real(json_object_get(r->rope.value, "mscale_all_dim"))) {
+        mscale = json_real_value(json_object_get(r->rope.value, "mscale"));
+        all = json_real_value(json_object_get(r->rope.value, "mscale_all_dim"));
+    }
+    double magnitude = mscale != 0 && all != 0 ? yarn_magnitude(factor, mscale) / yarn_magnitude(factor, all)
+                                               : yarn_magnitude(factor, 1);
+    r->magnitude = (float)field(r, "attention_factor", magnitude);
+}
+
+/* The types, and the fields that each reads besides its name and theta. */
+static const struct {
+    const char *name;
+    void (*apply)(struct rope_reader *r);
+    const char *fields[9];
+} types[] = {
+    {"default", rope_default, {NULL}},
+    {"linear", rope_linear, {"factor", NULL}},
+    {"llama3",
+     rope_llama3,
+     {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings", NULL}},
+    {"yarn",
+     rope_yarn,
+     {"factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "truncate", "mscale", "mscale_all_dim",
+      "attention_factor", NULL}},
+};
+
+/* Fields of the rope object that the type does not read and that say something are refused. */
+static void check_fields(struct rope_reader *r, const char *const *fields)
+{
+    static const char *const always[] = {"rope_type", "type", "rope_theta", "partial_rotary_factor"};
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)(uintptr_t)r->rope.value, key, value) {
+        bool known = json_is_null(value);
+        for (size_t i = 0; i < sizeof always / sizeof *always; i++)
+            known = known || !strcmp(always[i], key);
+        for (size_t i = 0; fields[i]; i++)
+            known = known || !strcmp(fields[i], key);
+        if (!known) {
+            char why[128];
+            snprintf(why, sizeof why, "its field %.60s is not one of this type's", key);
+            config_refuse(r->config, r->key, why);
+        }
+    }
+}
+
+/* 1 / theta ** (2 i / n): the exponent in binary32, the power rounded once, which is what a good binary32 power gives. */
+static void plain_frequencies(float *out, double theta, uint32_t pairs)
 {
     for (uint32_t i = 0; i < pairs; i++) {
         float exponent = (float)(2 * i) / (float)(2 * pairs);
@@ -15,40 +149,37 @@ static void default_frequencies(float *out, double theta, uint32_t pairs)
     }
 }
 
-/* Fields of the rope object that the type reads; any other that says something is refused. */
-static void check_fields(struct config *c, const struct config_rope *rope, const char *const *fields)
+static void apply_type(struct rope_reader *r)
 {
-    const char *key;
-    json_t *value;
-    json_object_foreach((json_t *)(uintptr_t)rope->value, key, value) {
-        bool known = json_is_null(value);
-        for (size_t i = 0; fields[i] && !known; i++)
-            known = !strcmp(fields[i], key);
-        if (!known)
-            config_refuse(c, key, "this field of the RoPE parameters is not supported");
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        if (!strcmp(types[i].name, r->rope.type)) {
+            if (r->rope.value)
+                check_fields(r, types[i].fields);
+            types[i].apply(r);
+            return;
+        }
+    config_refuse(r->config, r->key, "this type of RoPE scaling is not supported");
+}
+
+uint32_t emit_rope_of(struct config *c, struct emitter *e, struct config_rope rope, uint32_t pairs)
+{
+    struct rope_reader r = {.config = c, .rope = rope, .pairs = pairs, .magnitude = 1};
+    r.key = json_object_get(c->root, "rope_parameters") ? "rope_parameters" : "rope_scaling";
+    if (!(rope.theta > 1 && rope.theta < 1e12))
+        config_refuse(c, "rope_theta", "a number above 1 is needed");
+    r.frequencies = calloc(pairs + (size_t)1, sizeof *r.frequencies);
+    if (!r.frequencies) {
+        c->status = c->status == STELE_OK ? stele_fail(c->err, STELE_SYSTEM, "no memory for RoPE") : c->status;
+        return 0;
     }
+    plain_frequencies(r.frequencies, rope.theta, pairs);
+    apply_type(&r);
+    uint32_t index = c->status == STELE_OK ? emit_rope(e, r.frequencies, pairs, r.magnitude) : 0;
+    free(r.frequencies);
+    return index;
 }
 
 uint32_t emit_config_rope(struct config *c, struct emitter *e, double theta_absent, uint32_t pairs)
 {
-    static const char *const plain[] = {"rope_type", "type", "rope_theta", NULL};
-    struct config_rope rope = config_rope(c, theta_absent);
-    if (strcmp(rope.type, "default"))
-        config_refuse(c, json_object_get(c->root, "rope_parameters") ? "rope_parameters" : "rope_scaling",
-                      "this type of RoPE scaling is not supported");
-    if (!(rope.theta > 0 && rope.theta < 1e12))
-        config_refuse(c, "rope_theta", "it must be positive");
-    if (rope.value)
-        check_fields(c, &rope, plain);
-    float *frequencies = calloc(pairs, sizeof *frequencies);
-    if (!frequencies || c->status != STELE_OK) {
-        if (!frequencies && e->status == STELE_OK)
-            e->status = stele_fail(e->err, STELE_SYSTEM, "no memory for RoPE");
-        free(frequencies);
-        return 0;
-    }
-    default_frequencies(frequencies, rope.theta, pairs);
-    uint32_t index = emit_rope(e, frequencies, pairs, 1.0f);
-    free(frequencies);
-    return index;
+    return emit_rope_of(c, e, config_rope(c, theta_absent), pairs);
 }

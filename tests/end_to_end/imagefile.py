@@ -108,9 +108,9 @@ class ImageFile:
         table = b"".join(e for _, e in entries).ljust(PAGE, b"\0")
         check = xxh3_64(self.header(identity, 0, length, len(entries)) + table)
         raw = bytearray(length)
-        raw[: 2 * PAGE] = self.header(identity, check, length, len(entries)) + table
         for offset, part in body:
             raw[offset : offset + len(part)] = part
+        raw[: 2 * PAGE] = self.header(identity, check, length, len(entries)) + table
         return bytes(raw)
 
     def free(self):

@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* MistralForCausalLM: Llama with a window over the positions of every layer. */
+#include "dense.h"
+
+static void emit_mistral(struct config *c, struct emitter *e)
+{
+    struct dense d = dense_config(c, false, 131072);
+    dense_silu(c);
+    dense_rope(&d, emit_config_rope(c, e, 10000, (uint32_t)d.head_dim / 2));
+    /* The class's default where the key is absent; null means none. */
+    bool absent = !json_object_get(c->root, "sliding_window");
+    uint32_t window = absent ? 4096 : dense_sliding_window(c);
+    if (!dense_layer_types(c, &d, window))
+        dense_window(&d, window);
+    emit_dense(c, e, &d);
+    dense_close(&d);
+}
+
+const struct family family_mistral = {"MistralForCausalLM", emit_mistral};

@@ -1,0 +1,464 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* `stele logprobs`: how likely each token of a text was, one JSON object a line.
+ *
+ *     read_ids -> open_session -> score: chunks of the text, in each blocks of rows of logits
+ *
+ * Row i of the logits predicts position i + 1: line 0 has no probability, and the last row is made
+ * for --dump-logits only. */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <libgen.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "cmd.h"
+#include "guard.h"
+#include "image.h"
+#include "kernels.h"
+#include "numbers.h"
+#include "stele.h"
+#include "tokenizer.h"
+
+enum { LOGITS_BYTES = 16 << 20 }; /* of a block of rows, at least one row */
+
+/* What the options say. */
+static struct {
+    uint64_t top, threads, context, chunk;
+    const char *ids, *dump;
+    int kv;
+    bool raw, bare, plain, verify;
+} set = {.kv = -1};
+
+static const struct cmd_option options[] = {
+    {"--ids", OPTION_TEXT, &set.ids, "\"1 2 3\"", "the text as ids; standard input is not touched",
+     0, 0, NULL},
+    {"--top", OPTION_COUNT, &set.top, "K", "also the K likeliest tokens of each position", 0,
+     2147483647, NULL},
+    {"--dump-logits", OPTION_TEXT, &set.dump, "FILE",
+     "write all logits: little-endian f32 [tokens][vocabulary]", 0, 0, NULL},
+    {"--raw", OPTION_FLAG, &set.raw, NULL, "the text as it is, as always here; accepted as in run",
+     0, 0, NULL},
+    {"--bare", OPTION_FLAG, &set.bare, NULL, "without what the tokenizer puts around a text (BOS)",
+     0, 0, NULL},
+    {"--plain", OPTION_FLAG, &set.plain, NULL, "added tokens spelled in the text are plain text", 0,
+     0, NULL},
+    {"--context", OPTION_COUNT, &set.context, "N",
+     "positions at most (default: what the model was trained for)", 1, 4294967295, NULL},
+    {"--kv", OPTION_CHOICE, &set.kv, NULL, "keys and values (default f32 for f32 images, else f16)",
+     0, 0, "f32|f16"},
+    {"--chunk", OPTION_COUNT, &set.chunk, "N", "tokens of a step at most (default 512)", 1, 65536,
+     NULL},
+    {"--threads", OPTION_COUNT, &set.threads, "N", "default: the CPUs this process may use", 1, 256,
+     NULL},
+    {"--verify", OPTION_FLAG, &set.verify, NULL, "check every byte of the image first", 0, 0, NULL},
+    {0},
+};
+
+const struct verb verb_logprobs = {
+    .name = "logprobs",
+    .synopsis = "IMAGE [options] [TEXT|-]",
+    .about = "Writes a JSON object for each token of the text: position, id, piece (the token's "
+             "own text) and logprob, the\n"
+             "natural logarithm of its probability after what stands before it (null for the "
+             "first). The text is the\n"
+             "argument, or standard input where there is none or it is \"-\".\n"
+             "With --top K a member \"top\" lists the K likeliest tokens of the position, "
+             "likeliest first.",
+    .run = cmd_logprobs,
+    .options = options,
+};
+
+/* ---- the dump ---- */
+
+/* A file that is seen at its name when it is complete: it grows without a name beside the target
+ * (with one where the file system lacks that), is synced, and then renamed over the target. What is
+ * no regular file, or is standard output, is written directly. */
+struct dump {
+    const char *name; /* as the caller gave it; NULL: no dump */
+    char *path;       /* links followed; NULL: written directly */
+    char *temporary;  /* beside path */
+    bool named;       /* the file is at `temporary` */
+    int fd;
+};
+
+static enum stele_status dump_failed(const struct dump *d, struct stele_error *err)
+{
+    return stele_fail(err, STELE_SYSTEM, "%s: cannot write the logits: %s", d->name,
+                      strerror(errno));
+}
+
+static bool is_direct(const struct stat *target)
+{
+    struct stat out;
+    bool is_out =
+        !fstat(STDOUT_FILENO, &out) && out.st_dev == target->st_dev && out.st_ino == target->st_ino;
+    return is_out || !S_ISREG(target->st_mode);
+}
+
+static enum stele_status open_temporary(struct dump *d, struct stele_error *err)
+{
+    if (asprintf(&d->temporary, "%s.%ld.part", d->path, (long)getpid()) < 0)
+        d->temporary = NULL;
+    char *copy = strdup(d->path);
+    if (!d->temporary || !copy) {
+        free(copy);
+        return dump_failed(d, err);
+    }
+    d->fd = open(dirname(copy), O_TMPFILE | O_RDWR | O_CLOEXEC, 0666);
+    free(copy);
+    if (d->fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL)) {
+        d->fd = open(d->temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        d->named = d->fd >= 0;
+    }
+    return d->fd >= 0 ? STELE_OK : dump_failed(d, err);
+}
+
+static enum stele_status dump_open(struct dump *d, const char *name, struct stele_error *err)
+{
+    struct stat target;
+    bool exists = !stat(name, &target);
+    d->name = name;
+    if (exists && is_direct(&target)) {
+        d->fd = open(name, O_WRONLY | O_APPEND | O_CLOEXEC);
+        return d->fd >= 0 ? STELE_OK : dump_failed(d, err);
+    }
+    d->path = exists ? realpath(name, NULL) : strdup(name);
+    return d->path ? open_temporary(d, err) : dump_failed(d, err);
+}
+
+static enum stele_status dump_write(const struct dump *d, const void *bytes, size_t length,
+                                    struct stele_error *err)
+{
+    const char *from = bytes;
+    while (length) {
+        ssize_t n = write(d->fd, from, length);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return dump_failed(d, err);
+        from += n;
+        length -= (size_t)n;
+    }
+    return STELE_OK;
+}
+
+/* Gives the complete file its name. */
+static enum stele_status dump_finish(struct dump *d, struct stele_error *err)
+{
+    if (!d->path)
+        return STELE_OK;
+    if (fsync(d->fd))
+        return dump_failed(d, err);
+    if (!d->named) {
+        char from[64];
+        snprintf(from, sizeof from, "/proc/self/fd/%d", d->fd);
+        unlink(d->temporary); /* left by a process of this number that was killed between link and
+                                 rename */
+        if (linkat(AT_FDCWD, from, AT_FDCWD, d->temporary, AT_SYMLINK_FOLLOW))
+            return dump_failed(d, err);
+        d->named = true;
+    }
+    if (rename(d->temporary, d->path))
+        return dump_failed(d, err);
+    d->named = false;
+    return STELE_OK;
+}
+
+static void dump_close(struct dump *d)
+{
+    if (d->named)
+        unlink(d->temporary);
+    if (d->name && d->fd >= 0)
+        close(d->fd);
+    free(d->temporary);
+    free(d->path);
+}
+
+/* ---- the text ---- */
+
+/* What a call holds; all starts as zero, so closing is always safe. */
+struct scores {
+    struct stele_image *image;
+    struct stele_session *session;
+    struct stele_session_info info;
+    const struct blas_kernels *kernels;
+    struct tokenizer tokenizer; /* where the image has one */
+    uint32_t *ids;
+    size_t count;
+    float *rows; /* [rows_max][vocabulary] logits */
+    size_t rows_max;
+    uint32_t *top; /* [top_count] */
+    size_t top_count;
+    struct dump dump;
+    struct stele_error *err;
+};
+
+static enum stele_status read_text(struct scores *s, const char *operand)
+{
+    if (!stele_has_text(s->image))
+        return stele_fail(s->err, STELE_INPUT,
+                          "%s: its checkpoint had no tokenizer, so it takes --ids instead of text",
+                          ((const struct image *)s->image)->name);
+    const char *text;
+    size_t bytes;
+    char *owned;
+    enum stele_status status = cmd_text(operand, "text", &text, &bytes, &owned, s->err);
+    unsigned flags = (set.bare ? STELE_TEXT_BARE : 0u) | (set.plain ? STELE_TEXT_PLAIN : 0u);
+    if (status == STELE_OK)
+        status = stele_tokenize(s->image, text, bytes, flags, &s->ids, &s->count, s->err);
+    free(owned);
+    return status;
+}
+
+static enum stele_status read_ids(struct scores *s, const char *operand)
+{
+    if (set.ids && operand)
+        return stele_fail(s->err, STELE_USAGE, "--ids and a TEXT are two texts; name one");
+    enum stele_status status =
+        set.ids ? cmd_ids(set.ids, &s->ids, &s->count, s->err) : read_text(s, operand);
+    if (status == STELE_OK && !s->count)
+        status = stele_fail(s->err, STELE_USAGE, "the text is empty: it has no ids");
+    return status;
+}
+
+/* ---- the session ---- */
+
+static enum stele_status check_ids(const struct scores *s)
+{
+    if (s->count > s->info.context)
+        return stele_fail(s->err, STELE_USAGE,
+                          "the text has %zu ids, more than the context of %" PRIu32, s->count,
+                          s->info.context);
+    for (size_t i = 0; i < s->count; i++)
+        if (s->ids[i] >= s->info.vocabulary)
+            return stele_fail(s->err, STELE_USAGE,
+                              "id %" PRIu32 " at position %zu: the model has %" PRIu32 " ids",
+                              s->ids[i], i, s->info.vocabulary);
+    return STELE_OK;
+}
+
+static enum stele_status open_vocabulary(struct scores *s)
+{
+    uint64_t bytes;
+    const uint8_t *section =
+        image_section((const struct image *)s->image, SECTION_TOKENIZER, &bytes);
+    return section ? tokenizer_open(&s->tokenizer, section, bytes, s->err) : STELE_OK;
+}
+
+static enum stele_status allocate(struct scores *s)
+{
+    size_t row_bytes = s->info.vocabulary * sizeof *s->rows;
+    s->rows_max = row_bytes < LOGITS_BYTES ? LOGITS_BYTES / row_bytes : 1;
+    s->rows_max = s->rows_max < s->info.chunk ? s->rows_max : s->info.chunk;
+    s->rows = malloc(s->rows_max * row_bytes);
+    s->top_count = set.top < s->info.vocabulary ? (size_t)set.top : s->info.vocabulary;
+    s->top = malloc((s->top_count + 1) * sizeof *s->top);
+    if (s->rows && s->top)
+        return STELE_OK;
+    return stele_fail(s->err, STELE_SYSTEM, "no memory for %zu rows of logits", s->rows_max);
+}
+
+static enum stele_status open_session(struct scores *s)
+{
+    struct stele_options o = {
+        .threads = (uint32_t)set.threads,
+        .context = (uint32_t)set.context,
+        .chunk = (uint32_t)set.chunk,
+        .kv = set.kv < 0    ? STELE_KV_DEFAULT
+              : set.kv == 0 ? STELE_KV_F32
+                            : STELE_KV_F16,
+        .kernels = cmd_kernels(),
+    };
+    enum stele_status status = stele_session_open(&s->session, s->image, &o, s->err);
+    if (status != STELE_OK)
+        return status;
+    s->info = stele_session_info(s->session);
+    s->kernels = blas_choose(s->info.kernels);
+    status = check_ids(s);
+    if (status == STELE_OK)
+        status = open_vocabulary(s);
+    return status == STELE_OK ? allocate(s) : status;
+}
+
+/* ---- a line ---- */
+
+static bool comes_before(const float *row, uint32_t a, uint32_t b)
+{
+    return row[a] > row[b] || (row[a] == row[b] && a < b);
+}
+
+/* Lets ids[at] of a heap, whose root comes last, sink to its place. */
+static void sink(const float *row, uint32_t *ids, size_t n, size_t at)
+{
+    for (size_t child; (child = 2 * at + 1) < n; at = child) {
+        if (child + 1 < n && comes_before(row, ids[child], ids[child + 1]))
+            child++;
+        if (comes_before(row, ids[child], ids[at]))
+            return;
+        uint32_t id = ids[at];
+        ids[at] = ids[child];
+        ids[child] = id;
+    }
+}
+
+/* The first n ids by (logit down, id up), in order: a heap keeps them while the row passes, and is
+ * then taken apart. */
+static void select_top(const float *row, uint32_t vocabulary, uint32_t *ids, size_t n)
+{
+    for (uint32_t id = 0; id < n; id++)
+        ids[id] = id;
+    for (size_t i = n / 2; i-- > 0;)
+        sink(row, ids, n, i);
+    for (uint32_t id = (uint32_t)n; n && id < vocabulary; id++)
+        if (comes_before(row, id, ids[0])) {
+            ids[0] = id;
+            sink(row, ids, n, 0);
+        }
+    for (size_t left = n; left-- > 1;) {
+        uint32_t last = ids[0];
+        ids[0] = ids[left];
+        ids[left] = last;
+        sink(row, ids, left, 0);
+    }
+}
+
+static enum stele_status print_piece(const struct scores *s, uint32_t id)
+{
+    char *piece;
+    size_t bytes;
+    if (!stele_has_text(s->image)) {
+        fputs("null", stdout);
+        return STELE_OK;
+    }
+    enum stele_status status = tokenizer_piece(&s->tokenizer, id, &piece, &bytes, s->err);
+    if (status == STELE_OK) {
+        cmd_json_string(stdout, piece, bytes);
+        free(piece);
+    }
+    return status;
+}
+
+/* `logprob` NULL: there is none. */
+static enum stele_status print_token(const struct scores *s, uint32_t id, const float *logprob)
+{
+    printf("\"id\":%" PRIu32 ",\"piece\":", id);
+    enum stele_status status = print_piece(s, id);
+    if (logprob && isfinite(*logprob))
+        printf(",\"logprob\":%.9g", (double)*logprob);
+    else
+        fputs(",\"logprob\":null", stdout);
+    return status;
+}
+
+/* The line of a position; `row`: the logits that predict it, NULL at the first. */
+static enum stele_status print_position(const struct scores *s, size_t position, const float *row)
+{
+    uint32_t id = s->ids[position];
+    float largest = 0, sum = 1, logprob;
+    size_t top_count = row ? s->top_count : 0;
+    if (row) {
+        s->kernels->log_sum(&largest, &sum, row, s->info.vocabulary);
+        select_top(row, s->info.vocabulary, s->top, top_count);
+        logprob = (row[id] - largest) - num_log(sum); /* NUMBERS.md, "Softmax over a vector" */
+    }
+    printf("{\"position\":%zu,", position);
+    enum stele_status status = print_token(s, id, row ? &logprob : NULL);
+    if (set.top)
+        fputs(",\"top\":[", stdout);
+    for (size_t i = 0; i < top_count && status == STELE_OK; i++) {
+        logprob = (row[s->top[i]] - largest) - num_log(sum);
+        fputs(i ? ",{" : "{", stdout);
+        status = print_token(s, s->top[i], &logprob);
+        putchar('}');
+    }
+    fputs(set.top ? "]}\n" : "}\n", stdout);
+    return status;
+}
+
+/* ---- scoring ---- */
+
+static enum stele_status check_output(const struct scores *s, bool flush)
+{
+    if ((!flush || !fflush(stdout)) && !ferror(stdout))
+        return STELE_OK;
+    return stele_fail(s->err, STELE_SYSTEM, "standard output: %s", strerror(errno));
+}
+
+/* Rows [first, first + count) of the text: the last step's logits from `from` on. */
+static enum stele_status score_rows(const struct scores *s, size_t from, size_t first, size_t count)
+{
+    enum stele_status status = stele_logits(s->session, from, count, s->rows, s->err);
+    size_t vocabulary = s->info.vocabulary;
+    if (status == STELE_OK && s->dump.name)
+        status = dump_write(&s->dump, s->rows, count * vocabulary * sizeof *s->rows, s->err);
+    for (size_t i = 0; i < count && first + i + 1 < s->count && status == STELE_OK; i++)
+        status = print_position(s, first + i + 1, s->rows + i * vocabulary);
+    return status == STELE_OK ? check_output(s, false) : status;
+}
+
+static enum stele_status score(const struct scores *s)
+{
+    size_t wanted = s->dump.name ? s->count : s->count - 1; /* rows whose logits are of use */
+    enum stele_status status = print_position(s, 0, NULL);
+    for (size_t first = 0; first < s->count && status == STELE_OK;) {
+        size_t rest = s->count - first, n = rest < s->info.chunk ? rest : s->info.chunk;
+        size_t rows = wanted - first < n ? wanted - first : n;
+        struct stele_slice slice = {
+            .first = (uint32_t)first, .count = (uint32_t)n, .ids = s->ids + first};
+        status = stele_step(s->session, &slice, 1, s->err);
+        for (size_t from = 0, block; from < rows && status == STELE_OK; from += block) {
+            block = rows - from < s->rows_max ? rows - from : s->rows_max;
+            status = score_rows(s, from, first + from, block);
+        }
+        if (status == STELE_OK)
+            status = check_output(s, true);
+        first += n;
+    }
+    return status;
+}
+
+static enum stele_status logprobs(struct scores *s, const char *operand)
+{
+    enum stele_status status = set.verify ? stele_image_verify(s->image, s->err) : STELE_OK;
+    if (status == STELE_OK)
+        status = read_ids(s, operand);
+    if (status == STELE_OK)
+        status = open_session(s);
+    if (status == STELE_OK && set.dump)
+        status = dump_open(&s->dump, set.dump, s->err);
+    if (status == STELE_OK)
+        status = score(s);
+    if (status == STELE_OK)
+        status = stele_image_unchanged(s->image, s->err);
+    return status == STELE_OK && set.dump ? dump_finish(&s->dump, s->err) : status;
+}
+
+int cmd_logprobs(int argc, char **argv)
+{
+    struct stele_error err = {0};
+    struct scores s = {.err = &err};
+    const char *operands[2];
+    size_t count;
+    enum stele_status status = cmd_options(options, argc, argv, operands, 2, &count, &err);
+    if (status == STELE_OK && !count)
+        status =
+            stele_fail(&err, STELE_USAGE, "no IMAGE is named; `stele help logprobs` says more");
+    if (status == STELE_OK)
+        status = stele_image_open(&s.image, operands[0], &err);
+    if (status == STELE_OK) {
+        guard_image(s.image, "logprobs");
+        status = logprobs(&s, count > 1 ? operands[1] : NULL);
+    }
+    dump_close(&s.dump);
+    free(s.top);
+    free(s.rows);
+    free(s.ids);
+    stele_session_close(s.session);
+    stele_image_close(s.image);
+    return status == STELE_OK ? STELE_OK : cmd_fail("logprobs", &err);
+}
