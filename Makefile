@@ -7,7 +7,7 @@
 # make bench       start, first byte, decode; BENCH=quick leaves out what takes gigabytes and minutes
 # make install     programs, library, header, manual page; PREFIX=/usr/local, DESTDIR=
 # make portable    build/portable/: the programs with the libraries they need
-# make clean       removes build/
+# make clean       empties build/, but for the model that demo-real fetched
 #
 # OPT='-O2 -g' CFLAGS= LDFLAGS= CC=gcc; SAN=address,undefined (or thread) builds and tests in a folder of its own. `test`,
 # `check-fast`, `demo`, `demo-real` and `bench` first install the packages that are missing (scripts/setup).
@@ -150,7 +150,7 @@ help:
 	@sed -n '/^# One rule/q; 1!s/^# \{0,1\}//p' Makefile
 
 clean:
-	rm -rf $(B)
+	find $(B) -mindepth 1 -maxdepth 1 ! -name real -exec rm -rf {} +
 
 .PHONY: all always setup test check-fast demo demo-real bench install portable help clean
 .SECONDARY:

@@ -220,9 +220,13 @@ static inline bits quad_begin(const int32_t *start)
     return _mm256_setzero_si256();
 }
 
+/* The empty asm keeps gcc from adding a group's products as a tree, for which 16 registers do not
+ * do. */
 static inline bits quad_add(bits sum, bits w, bits x)
 {
-    return _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, x));
+    sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, x));
+    __asm__("" : "+x"(sum));
+    return sum;
 }
 
 /* start + the pairs' sums, of the high four bits 16 times; read as a float, that is 1.5 * 2^23 +

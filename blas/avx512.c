@@ -16,14 +16,13 @@
 /* 24 accumulators of float, or 12 pairs of float and integer, are what 32 registers hold. */
 #define FLOAT_TILES(T)                                                                             \
     T(1, 1)                                                                                        \
-    T(1, 2) T(1, 3) T(1, 4) T(1, 5) T(1, 6) T(1, 7) T(1, 8) T(1, 9) T(1, 10) T(1, 11) T(1, 12)     \
-        T(2, 1) T(2, 2) T(2, 3) T(2, 4) T(2, 5) T(2, 6) T(2, 7) T(2, 8) T(2, 9) T(2, 10) T(2, 11)  \
-            T(2, 12) T(4, 1) T(4, 2) T(4, 3) T(4, 4)
+    T(1, 2)                                                                                        \
+    T(1, 3) T(1, 4) T(1, 5) T(1, 6) T(1, 7) T(1, 8) T(1, 9) T(1, 10) T(1, 11) T(1, 12) T(2, 1)     \
+        T(2, 2) T(2, 3) T(2, 4) T(2, 5) T(2, 6) T(2, 7) T(2, 8) T(2, 9) T(2, 10) T(2, 11) T(2, 12) \
+            T(4, 1) T(4, 2)
 #define Q8_TILES(T) Q4_TILES(T)
 #define Q4_TILES(T)                                                                                \
-    T(1, 1)                                                                                        \
-    T(1, 2) T(1, 3) T(1, 4) T(1, 5) T(1, 6) T(2, 1) T(2, 2) T(2, 3) T(2, 4) T(2, 5) T(2, 6)        \
-        T(4, 1) T(4, 2) T(4, 3)
+    T(1, 1) T(1, 2) T(1, 3) T(1, 4) T(1, 5) T(1, 6) T(2, 1) T(2, 2) T(2, 3) T(2, 4) T(2, 5) T(2, 6)
 
 typedef __m512 vec;
 typedef __m512i bits;

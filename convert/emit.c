@@ -207,6 +207,18 @@ uint32_t emit_rope(struct emitter *e, const float *inverse_frequencies, uint32_t
     return push(e, &e->ropes, &e->rope_count, sizeof rope, &rope) ? e->rope_count - 1 : 0;
 }
 
+void emit_long_rope(struct emitter *e, uint32_t rope, uint32_t above, const float *inverse_frequencies, float magnitude)
+{
+    if (e->status != STELE_OK)
+        return;
+    struct plan_rope *r = &e->ropes[rope];
+    r->long_above = above;
+    r->long_first = e->constant_count;
+    r->long_magnitude = magnitude;
+    for (uint32_t i = 0; i < r->pairs; i++)
+        push(e, &e->constants, &e->constant_count, sizeof(float), &inverse_frequencies[i]);
+}
+
 uint32_t emit_op(struct emitter *e, struct plan_op op)
 {
     return push(e, &e->ops, &e->op_count, sizeof op, &op) ? e->op_count - 1 : 0;

@@ -75,6 +75,8 @@ uint32_t emit_vector(struct emitter *e, const struct source_tensor *tensor, floa
 uint32_t emit_slot(struct emitter *e, uint64_t width);
 uint32_t emit_kv(struct emitter *e, uint32_t heads, uint32_t head_dim, uint32_t window);
 uint32_t emit_rope(struct emitter *e, const float *inverse_frequencies, uint32_t pairs, float magnitude);
+/* Gives a rope its second set, for contexts above `above` positions. */
+void emit_long_rope(struct emitter *e, uint32_t rope, uint32_t above, const float *inverse_frequencies, float magnitude);
 
 /* Appends an op and returns its index; emitter->ops[index] may be completed later. */
 uint32_t emit_op(struct emitter *e, struct plan_op op);

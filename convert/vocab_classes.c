@@ -4,12 +4,15 @@
 
 #include <stdlib.h>
 
+/* clang-format off */
 enum category {
-    CATEGORY_LU, CATEGORY_LL, CATEGORY_LT, CATEGORY_LM, CATEGORY_LO, CATEGORY_MN, CATEGORY_MC, CATEGORY_ME, CATEGORY_ND,
-    CATEGORY_NL, CATEGORY_NO, CATEGORY_PC, CATEGORY_PD, CATEGORY_PS, CATEGORY_PE, CATEGORY_PI, CATEGORY_PF, CATEGORY_PO,
-    CATEGORY_SM, CATEGORY_SC, CATEGORY_SK, CATEGORY_SO, CATEGORY_ZS, CATEGORY_ZL, CATEGORY_ZP, CATEGORY_CC, CATEGORY_CF,
-    CATEGORY_CS, CATEGORY_CO, CATEGORY_CN,
+    CATEGORY_LU, CATEGORY_LL, CATEGORY_LT, CATEGORY_LM, CATEGORY_LO, CATEGORY_MN, CATEGORY_MC,
+    CATEGORY_ME, CATEGORY_ND, CATEGORY_NL, CATEGORY_NO, CATEGORY_PC, CATEGORY_PD, CATEGORY_PS,
+    CATEGORY_PE, CATEGORY_PI, CATEGORY_PF, CATEGORY_PO, CATEGORY_SM, CATEGORY_SC, CATEGORY_SK,
+    CATEGORY_SO, CATEGORY_ZS, CATEGORY_ZL, CATEGORY_ZP, CATEGORY_CC, CATEGORY_CF, CATEGORY_CS,
+    CATEGORY_CO, CATEGORY_CN,
 };
+/* clang-format on */
 
 /* Runs of equal characters; a run ends where the next begins. */
 static const struct run {
@@ -25,7 +28,8 @@ static const struct run {
 #define MARK (BIT(MN) | BIT(MC) | BIT(ME))
 #define PUNCTUATION (BIT(PC) | BIT(PD) | BIT(PS) | BIT(PE) | BIT(PI) | BIT(PF) | BIT(PO))
 
-/* What a name stands for: the categories in the mask, of the ages up to `age_max`, and the further ranges. */
+/* What a name stands for: the categories in the mask, of the ages up to `age_max`, and the further
+ * ranges. */
 static const struct property {
     const char *name;
     uint32_t categories;
@@ -64,18 +68,29 @@ static const struct property {
     {"So", BIT(SO), 2, {{0}}},
     {"White_Space", BIT(ZS) | BIT(ZL) | BIT(ZP), 2, {{0x09, 0x0d}, {0x85, 0x85}}},
     {"Any", 0, 2, {{0, 0x10ffff}}},
-    /* Alphabetic, M, Nd, Pc and Join_Control: what is alphabetic beyond L, M and Nl are circled letters */
+    /* Alphabetic, M, Nd, Pc and Join_Control: what is alphabetic beyond L, M and Nl are circled
+       letters */
     {"Word",
      LETTER | MARK | BIT(ND) | BIT(NL) | BIT(PC),
      2,
-     {{0x200c, 0x200d}, {0x24b6, 0x24e9}, {0x1f130, 0x1f149}, {0x1f150, 0x1f169}, {0x1f170, 0x1f189}}},
+     {{0x200c, 0x200d},
+      {0x24b6, 0x24e9},
+      {0x1f130, 0x1f149},
+      {0x1f150, 0x1f169},
+      {0x1f170, 0x1f189}}},
     /* Rust's standard library is a version ahead of its regex crate: Unicode 17 */
     {"Numeric", BIT(ND) | BIT(NL) | BIT(NO), 2, {{0x11de0, 0x11de9}, {0x16ff4, 0x16ff6}}},
-    /* the library's table of punctuation is that of Unicode 8; U+166D and U+111C9 have changed since */
+    /* the library's table of punctuation is that of Unicode 8; U+166D and U+111C9 have changed
+       since */
     {"Punctuation",
      PUNCTUATION,
      0,
-     {{0x21, 0x2f}, {0x3a, 0x40}, {0x5b, 0x60}, {0x7b, 0x7e}, {0x166d, 0x166d}, {0x111c9, 0x111c9}}},
+     {{0x21, 0x2f},
+      {0x3a, 0x40},
+      {0x5b, 0x60},
+      {0x7b, 0x7e},
+      {0x166d, 0x166d},
+      {0x111c9, 0x111c9}}},
 };
 
 void charset_add(struct charset *s, uint32_t first, uint32_t last)
@@ -147,11 +162,13 @@ static bool class_is(const struct draft *d, unsigned class, const struct charset
     return true;
 }
 
-enum stele_status draft_class(struct draft *d, const struct charset *s, uint32_t *bit, struct stele_error *err)
+enum stele_status draft_class(struct draft *d, const struct charset *s, uint32_t *bit,
+                              struct stele_error *err)
 {
     *bit = 0;
     if (!d->classes && !(d->classes = calloc(VOCAB_CODEPOINTS, sizeof *d->classes)))
-        return stele_fail(err, STELE_SYSTEM, "no memory for the classes of %u characters", VOCAB_CODEPOINTS);
+        return stele_fail(err, STELE_SYSTEM, "no memory for the classes of %u characters",
+                          VOCAB_CODEPOINTS);
     unsigned class = 0;
     while (class < d->class_count && !class_is(d, class, s))
         class ++;
@@ -166,7 +183,8 @@ enum stele_status draft_class(struct draft *d, const struct charset *s, uint32_t
     return STELE_OK;
 }
 
-enum stele_status draft_property(struct draft *d, const char *name, uint32_t *bit, struct stele_error *err)
+enum stele_status draft_property(struct draft *d, const char *name, uint32_t *bit,
+                                 struct stele_error *err)
 {
     struct charset *s = calloc(1, sizeof *s);
     if (!s)
@@ -177,12 +195,15 @@ enum stele_status draft_property(struct draft *d, const char *name, uint32_t *bi
     enum stele_status status = draft_class(d, s, bit, err);
     free(s);
     if (!status && !*bit)
-        return stele_fail(err, STELE_INPUT, "%s: its components tell more than 32 classes of characters apart", d->path);
+        return stele_fail(err, STELE_INPUT,
+                          "%s: its components tell more than 32 classes of characters apart",
+                          d->path);
     return status;
 }
 
 /* The index of a set of classes in VOCAB_SETS, to which it is added if it is new. */
-static enum stele_status set_index(struct draft *d, uint32_t classes, uint32_t *index, struct stele_error *err)
+static enum stele_status set_index(struct draft *d, uint32_t classes, uint32_t *index,
+                                   struct stele_error *err)
 {
     size_t count = draft_count(d, VOCAB_SETS, 4);
     for (uint32_t i = 0; i < count; i++)
@@ -192,7 +213,8 @@ static enum stele_status set_index(struct draft *d, uint32_t classes, uint32_t *
         }
     *index = (uint32_t)count;
     if (count > 0x7ff)
-        return stele_fail(err, STELE_INPUT, "%s: its patterns cut the characters into more than 2048 kinds", d->path);
+        return stele_fail(err, STELE_INPUT,
+                          "%s: its patterns cut the characters into more than 2048 kinds", d->path);
     return draft_put(d, VOCAB_SETS, &classes, 4, err);
 }
 

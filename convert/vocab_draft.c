@@ -3,8 +3,8 @@
 
 #include <stdlib.h>
 
-enum stele_status draft_put(struct draft *d, enum vocab_table table, const void *bytes, size_t length,
-                            struct stele_error *err)
+enum stele_status draft_put(struct draft *d, enum vocab_table table, const void *bytes,
+                            size_t length, struct stele_error *err)
 {
     struct draft_table *t = &d->tables[table];
     if (length > t->capacity - t->length) {
@@ -21,8 +21,8 @@ enum stele_status draft_put(struct draft *d, enum vocab_table table, const void 
     return STELE_OK;
 }
 
-enum stele_status draft_string(struct draft *d, const char *text, size_t length, struct vocab_string *out,
-                               struct stele_error *err)
+enum stele_status draft_string(struct draft *d, const char *text, size_t length,
+                               struct vocab_string *out, struct stele_error *err)
 {
     size_t offset = d->tables[VOCAB_STRINGS].length;
     if (length > UINT32_MAX - offset)
@@ -51,13 +51,15 @@ static uint32_t record_bytes(enum vocab_table table)
     return other[table] ? other[table] : 4;
 }
 
-/* The small tables come first, so that a short text touches few pages; the vocabulary lies behind them. */
+/* The small tables come first, so that a short text touches few pages; the vocabulary lies behind
+ * them. */
 static enum vocab_table nth_table(unsigned n)
 {
     return (enum vocab_table)((n + VOCAB_UNITS) % VOCAB_TABLES);
 }
 
-enum stele_status draft_assemble(struct draft *d, uint8_t **out, size_t *length, struct stele_error *err)
+enum stele_status draft_assemble(struct draft *d, uint8_t **out, size_t *length,
+                                 struct stele_error *err)
 {
     struct vocab_header header = d->header;
     header.magic = VOCAB_MAGIC;

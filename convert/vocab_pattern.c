@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Patterns: from a regular expression in Ruby's syntax to a program of ours (vocab.h, CODE_*).
  *
- * The subset is what the patterns of popular models are written in: alternatives of sequences of characters and sets,
- * with quantifiers on single characters and `?` on groups, (?i:...) over ASCII, a character looked ahead at, and `$`.
- * Within it the program means exactly what Oniguruma makes of the text; whatever lies outside makes the parser give up
- * ("unfit"), and the expression goes to Oniguruma itself. Giving up is always right, so each construct that is not
- * wholly understood does. */
+ * The subset is what the patterns of popular models are written in: alternatives of sequences of
+ * characters and sets, with quantifiers on single characters and `?` on groups, (?i:...) over
+ * ASCII, a character looked ahead at, and `$`. Within it the program means exactly what Oniguruma
+ * makes of the text; whatever lies outside makes the parser give up
+ * ("unfit"), and the expression goes to Oniguruma itself. Giving up is always right, so each
+ * construct that is not wholly understood does. */
 #include "vocab_draft.h"
 #include "utf8.h"
 
@@ -21,8 +22,9 @@ struct parser {
     const char *text;
     size_t length, at;
     unsigned count, depth;
-    bool fold;      /* inside (?i: */
-    uint32_t before; /* the character before, where it and the next could fold together ("ss" is U+00DF): see parse_item */
+    bool fold;           /* inside (?i: */
+    uint32_t before;     /* the character before, where it and the next could fold together ("ss" is
+                            U+00DF): see parse_item */
     struct charset *set; /* of the item at hand */
     struct vocab_instr code[CODE_MAX];
 };
@@ -105,15 +107,17 @@ static bool add_named(struct parser *p, const char *name, size_t length, bool in
 /* \p{NAME} and \P{NAME}, behind the p. */
 static bool parse_property(struct parser *p, bool inverted)
 {
-    static const char *const known[] = {"L",  "M",  "N",  "P",  "S",  "Z",  "Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd",
-                                        "Nl", "No", "Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "Sm", "Sc", "Sk", "So", "Han"};
+    static const char *const known[] = {"L",  "M",  "N",  "P",  "S",  "Z",  "Lu", "Ll", "Lt", "Lm",
+                                        "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "Pc", "Pd", "Ps",
+                                        "Pe", "Pi", "Pf", "Po", "Sm", "Sc", "Sk", "So", "Han"};
     if (!accept(p, "{"))
         return false;
     const char *name = p->text + p->at;
     const char *end = memchr(name, '}', p->length - p->at);
     bool is_known = false;
     for (size_t i = 0; end && i < sizeof known / sizeof *known; i++)
-        is_known |= strlen(known[i]) == (size_t)(end - name) && !memcmp(known[i], name, (size_t)(end - name));
+        is_known |= strlen(known[i]) == (size_t)(end - name) &&
+                    !memcmp(known[i], name, (size_t)(end - name));
     if (!is_known)
         return false;
     p->at += (size_t)(end - name) + 1;
@@ -134,7 +138,8 @@ static bool parse_hex(struct parser *p, unsigned digits, uint32_t *c)
     return *c < 0xd800 || *c > 0xdfff;
 }
 
-/* What stands behind a backslash: a class is added to the set (*single false), a character returned in *c. */
+/* What stands behind a backslash: a class is added to the set (*single false), a character returned
+ * in *c. */
 static bool parse_escape(struct parser *p, bool *single, uint32_t *c)
 {
     static const char letters[] = "nrtfvae", means[] = "\n\r\t\f\v\a\033";
@@ -160,7 +165,8 @@ static bool parse_escape(struct parser *p, bool *single, uint32_t *c)
     *single = true;
     const char *letter = e ? strchr(letters, e) : NULL;
     *c = letter ? (unsigned char)means[letter - letters] : (unsigned char)e;
-    bool punctuation = e > ' ' && e < 0x7f && !is_ascii_letter((unsigned char)e) && !(e >= '0' && e <= '9');
+    bool punctuation =
+        e > ' ' && e < 0x7f && !is_ascii_letter((unsigned char)e) && !(e >= '0' && e <= '9');
     return letter || punctuation;
 }
 
@@ -212,12 +218,14 @@ static bool parse_set(struct parser *p)
     return true;
 }
 
-/* Characters of ASCII that begin or end a pair which one other character folds to: ss, ff, fi, fl, st. */
+/* Characters of ASCII that begin or end a pair which one other character folds to: ss, ff, fi, fl,
+ * st. */
 static bool may_fold_together(uint32_t before, uint32_t c)
 {
     before |= 0x20;
     c |= 0x20;
-    return (before == 's' && (c == 's' || c == 't')) || (before == 'f' && (c == 'f' || c == 'i' || c == 'l'));
+    return (before == 's' && (c == 's' || c == 't')) ||
+           (before == 'f' && (c == 'f' || c == 'i' || c == 'l'));
 }
 
 /* One character or set, into p->set; *c is the character, or 0. */
@@ -280,7 +288,8 @@ static bool parse_interval(struct parser *p, struct vocab_instr *run)
     run->max = (uint16_t)max;
     if (peek(p) != '+')
         return true;
-    /* in Ruby {1,3}+ is not possessive: it is one or more times one to three, as many as there are */
+    /* in Ruby {1,3}+ is not possessive: it is one or more times one to three, as many as there are
+     */
     p->at++;
     run->max = RUN_UNBOUNDED;
     return min <= 1 && peek(p) != '+' && peek(p) != '*' && peek(p) != '?' && peek(p) != '{';
@@ -307,7 +316,8 @@ static bool parse_ahead(struct parser *p, bool negative)
     uint32_t c, bit;
     if (p->fold || at_end(p) || !parse_item(p, &c) || !accept(p, ")") || !class_of_set(p, &bit))
         return false;
-    return emit(p, (struct vocab_instr){.op = negative ? CODE_NOT_AHEAD : CODE_AHEAD, .classes = bit});
+    return emit(p,
+                (struct vocab_instr){.op = negative ? CODE_NOT_AHEAD : CODE_AHEAD, .classes = bit});
 }
 
 /* A group, behind its parenthesis; it may be optional. */
@@ -349,7 +359,8 @@ static bool parse_sequence(struct parser *p)
         } else {
             struct vocab_instr run = {.op = CODE_RUN};
             uint32_t c;
-            if (!parse_item(p, &c) || !parse_quantifier(p, &run) || !class_of_set(p, &run.classes) || !emit(p, run))
+            if (!parse_item(p, &c) || !parse_quantifier(p, &run) ||
+                !class_of_set(p, &run.classes) || !emit(p, run))
                 return false;
             p->before = p->fold ? c : 0;
         }
@@ -395,7 +406,8 @@ static bool parse_alternatives(struct parser *p)
             return false;
         if (!more)
             break;
-        if (jump_count == BRANCHES_MAX || !accept(p, "|") || !emit(p, (struct vocab_instr){.op = CODE_JUMP}))
+        if (jump_count == BRANCHES_MAX || !accept(p, "|") ||
+            !emit(p, (struct vocab_instr){.op = CODE_JUMP}))
             return false;
         jumps[jump_count++] = p->count - 1;
         p->code[try].next = (uint16_t)p->count;
@@ -406,8 +418,8 @@ static bool parse_alternatives(struct parser *p)
     return fits;
 }
 
-/* What may come first from each instruction on, and whether the end can be reached without a character. Jumps only go
- * forward, so one pass from the end suffices. */
+/* What may come first from each instruction on, and whether the end can be reached without a
+ * character. Jumps only go forward, so one pass from the end suffices. */
 static void find_first(struct parser *p, uint32_t *first, bool *empty)
 {
     uint32_t firsts[CODE_MAX];
@@ -459,15 +471,16 @@ static bool parse(struct parser *p, uint32_t *first)
     return !empty;
 }
 
-static enum stele_status put_pattern(struct draft *d, const struct vocab_pattern *pattern, uint32_t *index,
-                                     struct stele_error *err)
+static enum stele_status put_pattern(struct draft *d, const struct vocab_pattern *pattern,
+                                     uint32_t *index, struct stele_error *err)
 {
     *index = (uint32_t)draft_count(d, VOCAB_PATTERNS, sizeof *pattern);
     return draft_put(d, VOCAB_PATTERNS, pattern, sizeof *pattern, err);
 }
 
-static enum stele_status put_program(struct draft *d, const struct vocab_instr *code, unsigned count, uint32_t first,
-                                     uint32_t *index, struct stele_error *err)
+static enum stele_status put_program(struct draft *d, const struct vocab_instr *code,
+                                     unsigned count, uint32_t first, uint32_t *index,
+                                     struct stele_error *err)
 {
     struct vocab_pattern pattern = {.kind = PATTERN_PROGRAM,
                                     .code = (uint32_t)draft_count(d, VOCAB_CODE, sizeof *code),
@@ -496,12 +509,13 @@ static bool has_posix_bracket(const char *regex, size_t length)
     return false;
 }
 
-static enum stele_status put_oniguruma(struct draft *d, const char *where, const char *regex, size_t length,
-                                       uint32_t *index, struct stele_error *err)
+static enum stele_status put_oniguruma(struct draft *d, const char *where, const char *regex,
+                                       size_t length, uint32_t *index, struct stele_error *err)
 {
     if (has_posix_bracket(regex, length))
         return stele_fail(err, STELE_INPUT,
-                          "%s: %s: pattern %.*s: POSIX brackets are not supported (two versions of Oniguruma differ in "
+                          "%s: %s: pattern %.*s: POSIX brackets are not supported (two versions of "
+                          "Oniguruma differ in "
                           "what they hold)",
                           d->path, where, (int)length, regex);
     OnigEncoding utf8 = ONIG_ENCODING_UTF8;
@@ -509,11 +523,13 @@ static enum stele_status put_oniguruma(struct draft *d, const char *where, const
     regex_t *compiled = NULL;
     OnigErrorInfo info;
     const unsigned char *bytes = (const unsigned char *)regex;
-    int code = onig_new(&compiled, bytes, bytes + length, ONIG_OPTION_NONE, ONIG_ENCODING_UTF8, ONIG_SYNTAX_RUBY, &info);
+    int code = onig_new(&compiled, bytes, bytes + length, ONIG_OPTION_NONE, ONIG_ENCODING_UTF8,
+                        ONIG_SYNTAX_RUBY, &info);
     if (code != ONIG_NORMAL) {
         unsigned char why[ONIG_MAX_ERROR_MESSAGE_LEN];
         onig_error_code_to_str(why, code, &info);
-        return stele_fail(err, STELE_INPUT, "%s: %s: pattern %.*s: %s", d->path, where, (int)length, regex, (char *)why);
+        return stele_fail(err, STELE_INPUT, "%s: %s: pattern %.*s: %s", d->path, where, (int)length,
+                          regex, (char *)why);
     }
     onig_free(compiled);
     struct vocab_pattern pattern = {.kind = PATTERN_ONIGURUMA};
@@ -521,8 +537,8 @@ static enum stele_status put_oniguruma(struct draft *d, const char *where, const
     return status ? status : put_pattern(d, &pattern, index, err);
 }
 
-enum stele_status draft_regex(struct draft *d, const char *where, const char *regex, size_t length, uint32_t *index,
-                              struct stele_error *err)
+enum stele_status draft_regex(struct draft *d, const char *where, const char *regex, size_t length,
+                              uint32_t *index, struct stele_error *err)
 {
     struct parser *p = calloc(1, sizeof *p);
     struct charset *set = calloc(1, sizeof *set);
@@ -540,7 +556,8 @@ enum stele_status draft_regex(struct draft *d, const char *where, const char *re
         status = put_program(d, p->code, p->count, first, index, err);
     else if (!status) {
         /* take back the classes that only the attempt asked for */
-        for (uint32_t c = 0; d->classes && c < VOCAB_CODEPOINTS && d->class_count > class_count; c++)
+        for (uint32_t c = 0; d->classes && c < VOCAB_CODEPOINTS && d->class_count > class_count;
+             c++)
             d->classes[c] &= (uint32_t)((1ull << class_count) - 1);
         d->class_count = class_count;
         status = put_oniguruma(d, where, regex, length, index, err);
@@ -551,17 +568,19 @@ done:
     return status;
 }
 
-enum stele_status draft_literal(struct draft *d, const char *where, const char *text, size_t length, uint32_t *index,
-                                struct stele_error *err)
+enum stele_status draft_literal(struct draft *d, const char *where, const char *text, size_t length,
+                                uint32_t *index, struct stele_error *err)
 {
     struct vocab_pattern pattern = {.kind = PATTERN_LITERAL};
     if (!length)
-        return stele_fail(err, STELE_INPUT, "%s: %s: an empty pattern is not supported", d->path, where);
+        return stele_fail(err, STELE_INPUT, "%s: %s: an empty pattern is not supported", d->path,
+                          where);
     enum stele_status status = draft_string(d, text, length, &pattern.text, err);
     return status ? status : put_pattern(d, &pattern, index, err);
 }
 
-enum stele_status draft_one_of(struct draft *d, const char *property, uint32_t *index, struct stele_error *err)
+enum stele_status draft_one_of(struct draft *d, const char *property, uint32_t *index,
+                               struct stele_error *err)
 {
     uint32_t bit;
     enum stele_status status = draft_property(d, property, &bit, err);
@@ -572,8 +591,8 @@ enum stele_status draft_one_of(struct draft *d, const char *property, uint32_t *
     return status ? status : put_program(d, code, 2, bit, index, err);
 }
 
-enum stele_status draft_runs_of(struct draft *d, const char *property, const char *other, uint32_t *index,
-                                struct stele_error *err)
+enum stele_status draft_runs_of(struct draft *d, const char *property, const char *other,
+                                uint32_t *index, struct stele_error *err)
 {
     uint32_t bit, other_bit = 0;
     enum stele_status status = draft_property(d, property, &bit, err);
@@ -583,7 +602,11 @@ enum stele_status draft_runs_of(struct draft *d, const char *property, const cha
         {.op = CODE_TRY, .next = 3, .classes = bit},
         {.op = CODE_RUN, .flags = CODE_POSSESSIVE, .classes = bit, .min = 1, .max = RUN_UNBOUNDED},
         {.op = CODE_JUMP, .next = 4},
-        {.op = CODE_RUN, .flags = CODE_POSSESSIVE, .classes = other_bit, .min = 1, .max = RUN_UNBOUNDED},
+        {.op = CODE_RUN,
+         .flags = CODE_POSSESSIVE,
+         .classes = other_bit,
+         .min = 1,
+         .max = RUN_UNBOUNDED},
         {.op = CODE_MATCH},
     };
     return status ? status : put_program(d, code, 5, bit | other_bit, index, err);

@@ -6,13 +6,15 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
-/* Characters of a token whose own merges are tried out; a longer one is left to the merges at run time. */
+/* Characters of a token whose own merges are tried out; a longer one is left to the merges at run
+ * time. */
 enum { REACH_MAX = 1024 };
 
 struct token {
     const char *text; /* as the model spells it */
     size_t length;
-    const char *shown; /* what it decodes to, where that is something else: a normalised added token; or NULL */
+    const char *shown; /* what it decodes to, where that is something else: a normalised added
+                          token; or NULL */
     size_t shown_length;
     bool model, special;
 };
@@ -32,7 +34,8 @@ static uint32_t model_id(const json_t *vocab, const char *text, size_t length)
     return value ? (uint32_t)json_real_value(value) : VOCAB_NONE;
 }
 
-static enum stele_status read_ids(struct model *m, const struct draft_added *added, size_t added_count)
+static enum stele_status read_ids(struct model *m, const struct draft_added *added,
+                                  size_t added_count)
 {
     struct draft *d = m->draft;
     const char *text;
@@ -41,23 +44,28 @@ static enum stele_status read_ids(struct model *m, const struct draft_added *add
     json_object_foreach((json_t *)(uintptr_t)m->vocab, text, value)
     {
         if (!json_whole(value, VOCAB_IDS_MAX - 2, &id))
-            return stele_fail(m->err, STELE_INPUT, "%s: model.vocab: \"%.100s\": the id is not a whole number up to %u",
+            return stele_fail(m->err, STELE_INPUT,
+                              "%s: model.vocab: \"%.100s\": the id is not a whole number up to %u",
                               d->path, text, VOCAB_IDS_MAX - 2);
         most = id + 1 > most ? id + 1 : most;
     }
     for (size_t i = 0; i < added_count; i++)
         most = (uint64_t)added[i].id + 1 > most ? (uint64_t)added[i].id + 1 : most;
     if (most > VOCAB_IDS_MAX - 1)
-        return stele_fail(m->err, STELE_INPUT, "%s: %" PRIu64 " ids, more than %u", d->path, most, VOCAB_IDS_MAX - 1);
+        return stele_fail(m->err, STELE_INPUT, "%s: %" PRIu64 " ids, more than %u", d->path, most,
+                          VOCAB_IDS_MAX - 1);
     m->ids = (uint32_t)most;
     m->tokens = calloc(most + 1, sizeof *m->tokens);
     if (!m->tokens)
-        return stele_fail(m->err, STELE_SYSTEM, "%s: no memory for %" PRIu64 " tokens", d->path, most);
+        return stele_fail(m->err, STELE_SYSTEM, "%s: no memory for %" PRIu64 " tokens", d->path,
+                          most);
     return STELE_OK;
 }
 
-/* Puts every token in its place; two for one id are refused, since decoding could not tell which was meant. */
-static enum stele_status place_tokens(struct model *m, const struct draft_added *added, size_t added_count)
+/* Puts every token in its place; two for one id are refused, since decoding could not tell which
+ * was meant. */
+static enum stele_status place_tokens(struct model *m, const struct draft_added *added,
+                                      size_t added_count)
 {
     const char *text;
     size_t length;
@@ -66,7 +74,8 @@ static enum stele_status place_tokens(struct model *m, const struct draft_added 
     {
         struct token *t = &m->tokens[(uint32_t)json_real_value(value)];
         if (t->text)
-            return stele_fail(m->err, STELE_INPUT, "%s: model.vocab: \"%.100s\" and \"%.100s\" have one id",
+            return stele_fail(m->err, STELE_INPUT,
+                              "%s: model.vocab: \"%.100s\" and \"%.100s\" have one id",
                               m->draft->path, t->text, text);
         *t = (struct token){.text = text, .length = length, .model = true};
     }
@@ -76,19 +85,22 @@ static enum stele_status place_tokens(struct model *m, const struct draft_added 
         if (!t->text)
             *t = (struct token){.text = a->content, .length = a->length};
         else if (t->length != a->length || memcmp(t->text, a->content, t->length))
-            return stele_fail(m->err, STELE_INPUT, "%s: added token \"%.100s\" comes to have the id of \"%.100s\"",
+            return stele_fail(m->err, STELE_INPUT,
+                              "%s: added token \"%.100s\" comes to have the id of \"%.100s\"",
                               m->draft->path, a->content, t->text);
-        if (a->normal && (a->normal_length != a->length || memcmp(a->normal, a->content, a->length))) {
+        if (a->normal &&
+            (a->normal_length != a->length || memcmp(a->normal, a->content, a->length))) {
             t->shown = a->normal;
             t->shown_length = a->normal_length;
         }
-        t->special = a->special && !t->shown; /* the library looks for what it shows among the special texts */
+        t->special = a->special &&
+                     !t->shown; /* the library looks for what it shows among the special texts */
     }
     return STELE_OK;
 }
 
-/* The bytes that a byte-level token stands for, into `out` (as long as the token); false, and nothing to be used,
- * where it has a character outside the alphabet. */
+/* The bytes that a byte-level token stands for, into `out` (as long as the token); false, and
+ * nothing to be used, where it has a character outside the alphabet. */
 static bool token_bytes(const char *text, size_t text_length, char *out, size_t *length)
 {
     *length = 0;
@@ -111,7 +123,8 @@ static bool reached(const struct model *m, const struct token *t, uint32_t id)
     for (size_t at = 0; at < t->length; count++) {
         size_t from = at;
         utf8_next(t->text, t->length, &at);
-        if (count == REACH_MAX || (ids[count] = model_id(m->vocab, t->text + from, at - from)) == VOCAB_NONE)
+        if (count == REACH_MAX ||
+            (ids[count] = model_id(m->vocab, t->text + from, at - from)) == VOCAB_NONE)
             return false;
     }
     while (count > 1) {
@@ -135,7 +148,8 @@ static bool reached(const struct model *m, const struct token *t, uint32_t id)
 }
 
 /* An empty open-addressed table of 32-bit words, all ones. */
-static enum stele_status put_empty(struct draft *d, enum vocab_table table, size_t bytes, struct stele_error *err)
+static enum stele_status put_empty(struct draft *d, enum vocab_table table, size_t bytes,
+                                   struct stele_error *err)
 {
     uint8_t *ones = malloc(bytes + 1);
     if (!ones)
@@ -178,7 +192,8 @@ static enum stele_status put_tokens(struct model *m)
     for (uint32_t id = 0; id <= m->ids && !status; id++) {
         const struct token *t = &m->tokens[id];
         if (d->tables[VOCAB_TEXTS].length > TOKEN_OFFSET) {
-            status = stele_fail(m->err, STELE_INPUT, "%s: its tokens are longer than 256 MiB", d->path);
+            status =
+                stele_fail(m->err, STELE_INPUT, "%s: its tokens are longer than 256 MiB", d->path);
             break;
         }
         uint32_t entry = (uint32_t)d->tables[VOCAB_TEXTS].length | (t->text ? TOKEN_PRESENT : 0) |
@@ -191,17 +206,21 @@ static enum stele_status put_tokens(struct model *m)
         bool mapped = raw && token_bytes(text, text_length, bytes, &length);
         whole[id] = t->model && t->length && (mapped || !raw) && (all || reached(m, t, id));
         if (whole[id] && t->shown) {
-            /* pieces would be compared with what it shows: left to the merges, where there are any */
+            /* pieces would be compared with what it shows: left to the merges, where there are any
+             */
             if (all || utf8_length((unsigned char)*t->text) == t->length)
-                status = stele_fail(m->err, STELE_INPUT,
-                                    "%s: added token \"%.100s\" is a token of the model, too, and normalizes to another "
-                                    "text, which is not supported with ignore_merges or for one character",
-                                    d->path, t->text);
+                status = stele_fail(
+                    m->err, STELE_INPUT,
+                    "%s: added token \"%.100s\" is a token of the model, too, and normalizes to "
+                    "another "
+                    "text, which is not supported with ignore_merges or for one character",
+                    d->path, t->text);
             whole[id] = false;
         }
         found += whole[id];
         if (!status)
-            status = draft_put(d, VOCAB_TEXTS, mapped ? bytes : text, mapped ? length : text_length, m->err);
+            status = draft_put(d, VOCAB_TEXTS, mapped ? bytes : text, mapped ? length : text_length,
+                               m->err);
     }
     if (!status)
         status = put_empty(d, VOCAB_LOOKUP, (found + found * 3 / 7 + 1) * 4, m->err);
@@ -245,11 +264,13 @@ static bool merge_halves(const json_t *merge, const char *half[2], size_t length
 }
 
 /* The later of two merges of the same pair counts, as in the library. */
-static void merge_insert(struct draft *d, uint32_t left, uint32_t right, uint32_t rank, uint32_t into)
+static void merge_insert(struct draft *d, uint32_t left, uint32_t right, uint32_t rank,
+                         uint32_t into)
 {
     struct vocab_merge *merges = (void *)d->tables[VOCAB_MERGES].data;
     uint32_t slots = (uint32_t)(d->tables[VOCAB_MERGES].length / sizeof *merges);
-    struct vocab_merge m = {.pair = left | right << 21, .rank = right >> 11 | rank << 10, .into = into};
+    struct vocab_merge m = {
+        .pair = left | right << 21, .rank = right >> 11 | rank << 10, .into = into};
     uint32_t slot = vocab_slot(vocab_pair_hash(left, right), slots);
     while (merges[slot].into != VOCAB_NONE &&
            (merges[slot].pair != m.pair || (merges[slot].rank & 0x3ff) != (m.rank & 0x3ff)))
@@ -257,19 +278,22 @@ static void merge_insert(struct draft *d, uint32_t left, uint32_t right, uint32_
     merges[slot] = m;
 }
 
-static enum stele_status put_merge(struct model *m, const json_t *merge, size_t index, uint32_t rank, char **joined,
-                                   size_t *room)
+static enum stele_status put_merge(struct model *m, const json_t *merge, size_t index,
+                                   uint32_t rank, char **joined, size_t *room)
 {
     struct draft *d = m->draft;
     const char *half[2];
     size_t length[2];
     if (!merge_halves(merge, half, length))
-        return stele_fail(m->err, STELE_INPUT, "%s: model.merges[%zu]: neither \"a b\" nor [\"a\", \"b\"]", d->path, index);
+        return stele_fail(m->err, STELE_INPUT,
+                          "%s: model.merges[%zu]: neither \"a b\" nor [\"a\", \"b\"]", d->path,
+                          index);
     size_t both = length[0] + length[1];
     if (both > *room) {
         char *more = realloc(*joined, both * 2);
         if (!more)
-            return stele_fail(m->err, STELE_SYSTEM, "%s: no memory for a merge of %zu bytes", d->path, both);
+            return stele_fail(m->err, STELE_SYSTEM, "%s: no memory for a merge of %zu bytes",
+                              d->path, both);
         *joined = more;
         *room = both * 2;
     }
@@ -277,11 +301,13 @@ static enum stele_status put_merge(struct model *m, const json_t *merge, size_t 
         memcpy(*joined, half[0], length[0]);
         memcpy(*joined + length[0], half[1], length[1]);
     }
-    uint32_t left = model_id(m->vocab, half[0], length[0]), right = model_id(m->vocab, half[1], length[1]);
+    uint32_t left = model_id(m->vocab, half[0], length[0]),
+             right = model_id(m->vocab, half[1], length[1]);
     uint32_t into = both ? model_id(m->vocab, *joined, both) : VOCAB_NONE;
     if (left == VOCAB_NONE || right == VOCAB_NONE || into == VOCAB_NONE)
         return stele_fail(m->err, STELE_INPUT,
-                          "%s: model.merges[%zu]: \"%.60s\" and \"%.60s\": a half, or both joined, is no token of the "
+                          "%s: model.merges[%zu]: \"%.60s\" and \"%.60s\": a half, or both joined, "
+                          "is no token of the "
                           "vocabulary",
                           d->path, index, json_is_array(merge) ? half[0] : "", half[1]);
     merge_insert(d, left, right, rank, into);
@@ -293,7 +319,8 @@ static enum stele_status put_merges(struct model *m, const json_t *merges)
     struct draft *d = m->draft;
     size_t count = json_array_size(merges), room = 0;
     if (count > VOCAB_MERGES_MAX)
-        return stele_fail(m->err, STELE_INPUT, "%s: %zu merges, more than %u", d->path, count, VOCAB_MERGES_MAX);
+        return stele_fail(m->err, STELE_INPUT, "%s: %zu merges, more than %u", d->path, count,
+                          VOCAB_MERGES_MAX);
     enum stele_status status =
         put_empty(d, VOCAB_MERGES, (count + count / 3 + 1) * sizeof(struct vocab_merge), m->err);
     char *joined = NULL;
@@ -323,8 +350,9 @@ static bool has_mark_inside(const char *text, size_t length, const char *mark, s
     return false;
 }
 
-/* Texts that are not split into words come as one long piece. Where no merge makes a token with a word's mark inside,
- * what lies on the two sides of "x" and "\u2581" never joins, and each word can be merged by itself. */
+/* Texts that are not split into words come as one long piece. Where no merge makes a token with a
+ * word's mark inside, what lies on the two sides of "x" and "\u2581" never joins, and each word can
+ * be merged by itself. */
 static enum stele_status put_mark(struct model *m)
 {
     static const char mark[] = "\xe2\x96\x81"; /* U+2581, which stands for a space */
@@ -364,8 +392,9 @@ static enum stele_status put_bytes(struct model *m, bool byte_fallback)
     return status;
 }
 
-enum stele_status draft_model(struct draft *d, const json_t *vocab, const json_t *merges, bool byte_fallback,
-                              const struct draft_added *added, size_t added_count, struct stele_error *err)
+enum stele_status draft_model(struct draft *d, const json_t *vocab, const json_t *merges,
+                              bool byte_fallback, const struct draft_added *added,
+                              size_t added_count, struct stele_error *err)
 {
     struct model m = {.draft = d, .err = err, .vocab = vocab};
     enum stele_status status = read_ids(&m, added, added_count);
@@ -384,9 +413,10 @@ enum stele_status draft_model(struct draft *d, const json_t *vocab, const json_t
     return status;
 }
 
-/* ------------------------------------------------------------------------------------------------------------ tries */
+/* --------------------------------------------------------------------------------------- tries */
 
-/* A word of a trie; words are sorted by their bytes, so that those below a node lie side by side. */
+/* A word of a trie; words are sorted by their bytes, so that those below a node lie side by side.
+ */
 struct word {
     const char *text;
     size_t length;
@@ -410,10 +440,10 @@ struct span {
     size_t first, last, depth;
 };
 
-/* Writes the trie breadth first, so that the children of a node have numbers in a row and its edges end where the next
- * node's begin. */
-static enum stele_status put_trie(struct draft *d, enum vocab_table nodes, enum vocab_table edges, struct word *words,
-                                  size_t count, struct stele_error *err)
+/* Writes the trie breadth first, so that the children of a node have numbers in a row and its edges
+ * end where the next node's begin. */
+static enum stele_status put_trie(struct draft *d, enum vocab_table nodes, enum vocab_table edges,
+                                  struct word *words, size_t count, struct stele_error *err)
 {
     if (!count)
         return STELE_OK;
@@ -453,7 +483,8 @@ static enum stele_status put_trie(struct draft *d, enum vocab_table nodes, enum 
     return status ? status : draft_put(d, nodes, &sentinel, sizeof sentinel, err);
 }
 
-enum stele_status draft_tries(struct draft *d, const struct draft_added *added, size_t count, struct stele_error *err)
+enum stele_status draft_tries(struct draft *d, const struct draft_added *added, size_t count,
+                              struct stele_error *err)
 {
     struct word *words = calloc(count + 1, sizeof *words);
     if (!words)
@@ -469,8 +500,9 @@ enum stele_status draft_tries(struct draft *d, const struct draft_added *added, 
             if (added[i].normalized != normalized)
                 continue;
             bool changed = added[i].normal != NULL;
-            words[n++] = (struct word){changed ? added[i].normal : added[i].content,
-                                       changed ? added[i].normal_length : added[i].length, (uint32_t)i};
+            words[n++] =
+                (struct word){changed ? added[i].normal : added[i].content,
+                              changed ? added[i].normal_length : added[i].length, (uint32_t)i};
         }
         status = normalized ? put_trie(d, VOCAB_NORMAL, VOCAB_NORMAL_EDGES, words, n, err)
                             : put_trie(d, VOCAB_TRIE, VOCAB_TRIE_EDGES, words, n, err);

@@ -115,14 +115,18 @@ enum state_kind {
     STATE_KV = 1, /* keys and values, in blocks of 64 positions (panel.h) */
 };
 
-/* A set of RoPE frequencies: `pairs` constants from `first` on. */
+/* A set of RoPE frequencies: `pairs` constants from `first` on. Where a run is set up for a context of more than
+ * `long_above` positions, those from `long_first` on instead, whatever the length of its text (longrope). */
 struct plan_rope {
-    uint32_t first;
-    uint32_t pairs;
-    float magnitude; /* multiplies sines and cosines; 1 for most */
-    uint32_t reserved;
+    uint32_t first;        /*  0 */
+    uint32_t pairs;        /*  4 */
+    float magnitude;       /*  8 multiplies sines and cosines; 1 for most */
+    uint32_t long_above;   /* 12 0: there is one set only */
+    uint32_t long_first;   /* 16 */
+    float long_magnitude;  /* 20 */
+    uint32_t reserved[2];  /* 24 zero */
 };
-static_assert(sizeof(struct plan_rope) == 16, "FORMAT.md: 16 bytes");
+static_assert(sizeof(struct plan_rope) == 32, "FORMAT.md: 32 bytes");
 
 /* Section "defaults": this, then `stops` ids of end of text. A field that is 0 is off. */
 struct image_defaults {

@@ -347,7 +347,8 @@ static enum stele_status check_tables(const struct plan *plan, const char *name,
     }
     for (uint32_t i = 0; i < n->ropes; i++) {
         const struct plan_rope *r = &plan->ropes[i];
-        if (!r->pairs || r->pairs > n->constants || r->first > n->constants - r->pairs || !is_number(r->magnitude))
+        if (!r->pairs || r->pairs > n->constants || r->first > n->constants - r->pairs ||
+            r->long_first > n->constants - r->pairs || !is_number(r->magnitude) || !is_number(r->long_magnitude))
             return stele_fail(err, STELE_INPUT,
                               "%s: plan: rope %" PRIu32 ": %" PRIu32 " pairs from %" PRIu32 " of %" PRIu32 " constants",
                               name, i, r->pairs, r->first, n->constants);

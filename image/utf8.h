@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* UTF-8, a character at a time. Text is checked once where it comes in (utf8_valid); after that utf8_next trusts it to
- * the extent that it never reads beyond the end. */
+/* UTF-8, a character at a time. Text is checked once where it comes in (utf8_valid); after that
+ * utf8_next trusts it to the extent that it never reads beyond the end. */
 #ifndef IMAGE_UTF8_H
 #define IMAGE_UTF8_H
 
@@ -66,8 +66,9 @@ static inline size_t utf8_put(char out[4], uint32_t c)
     return 4;
 }
 
-/* The whole character at the start of `p`, or the longest part of one, as Unicode's "maximal subpart" has it: returns
- * its bytes, and *whole says which. `n` is at least 1. A part that reaches the end of the bytes may yet be completed. */
+/* The whole character at the start of `p`, or the longest part of one, as Unicode's "maximal
+ * subpart" has it: returns its bytes, and *whole says which. `n` is at least 1. A part that reaches
+ * the end of the bytes may yet be completed. */
 static inline size_t utf8_part(const unsigned char *p, size_t n, bool *whole)
 {
     *whole = p[0] < 0x80;

@@ -33,39 +33,48 @@ static const struct {
     [VOCAB_STRINGS] = {"strings", 1, 0, false},
 };
 
-static enum stele_status check_table(const struct vocab_header *h, int i, uint64_t length, struct stele_error *err)
+static enum stele_status check_table(const struct vocab_header *h, int i, uint64_t length,
+                                     struct stele_error *err)
 {
     struct vocab_span span = h->tables[i];
     uint64_t bytes = (uint64_t)span.count * TABLES[i].size;
     if (span.offset % 4 || span.offset > length || bytes > length - span.offset)
         return stele_fail(err, STELE_INPUT,
                           "tokenizer section: table %s: %" PRIu32 " records at %" PRIu32
-                          " do not lie in its %" PRIu64 " bytes; the image is damaged or not made by stele",
+                          " do not lie in its %" PRIu64
+                          " bytes; the image is damaged or not made by stele",
                           TABLES[i].name, span.count, span.offset, length);
     uint32_t exactly = i == VOCAB_TOKENS ? h->ids + 1 : TABLES[i].exactly;
     if (exactly && span.count != exactly && !(TABLES[i].or_none && !span.count))
-        return stele_fail(err, STELE_INPUT, "tokenizer section: table %s has %" PRIu32 " records, not %" PRIu32,
+        return stele_fail(err, STELE_INPUT,
+                          "tokenizer section: table %s has %" PRIu32 " records, not %" PRIu32,
                           TABLES[i].name, span.count, exactly);
     return STELE_OK;
 }
 
-enum stele_status vocab_open(struct vocab *out, const uint8_t *section, uint64_t length, struct stele_error *err)
+enum stele_status vocab_open(struct vocab *out, const uint8_t *section, uint64_t length,
+                             struct stele_error *err)
 {
     *out = (struct vocab){0};
     struct vocab_header h;
     if (length < sizeof h)
-        return stele_fail(err, STELE_INPUT, "tokenizer section: %" PRIu64 " bytes, shorter than its header", length);
+        return stele_fail(err, STELE_INPUT,
+                          "tokenizer section: %" PRIu64 " bytes, shorter than its header", length);
     assert((uintptr_t)section % 4 == 0);
     memcpy(&h, section, sizeof h);
     if (h.magic != VOCAB_MAGIC)
-        return stele_fail(err, STELE_INPUT, "tokenizer section: begins with %08" PRIx32 ", which is no tokenizer", h.magic);
+        return stele_fail(err, STELE_INPUT,
+                          "tokenizer section: begins with %08" PRIx32 ", which is no tokenizer",
+                          h.magic);
     if (h.version != VOCAB_VERSION)
-        return stele_fail(err, STELE_INPUT, "tokenizer section: version %" PRIu32 "; this stele reads version %u",
+        return stele_fail(err, STELE_INPUT,
+                          "tokenizer section: version %" PRIu32 "; this stele reads version %u",
                           h.version, VOCAB_VERSION);
     if (h.flags & ~(uint32_t)VOCAB_FLAGS)
         return stele_fail(err, STELE_INPUT, "tokenizer section: unknown flags %08" PRIx32, h.flags);
     if (h.ids > VOCAB_IDS_MAX)
-        return stele_fail(err, STELE_INPUT, "tokenizer section: %" PRIu32 " ids, more than %u", h.ids, VOCAB_IDS_MAX);
+        return stele_fail(err, STELE_INPUT, "tokenizer section: %" PRIu32 " ids, more than %u",
+                          h.ids, VOCAB_IDS_MAX);
     for (int i = 0; i < VOCAB_TABLES; i++) {
         enum stele_status status = check_table(&h, i, length, err);
         if (status)
@@ -75,7 +84,8 @@ enum stele_status vocab_open(struct vocab *out, const uint8_t *section, uint64_t
     return STELE_OK;
 }
 
-bool vocab_token(const struct vocab *v, uint32_t id, const char **text, size_t *length, uint32_t *flags)
+bool vocab_token(const struct vocab *v, uint32_t id, const char **text, size_t *length,
+                 uint32_t *flags)
 {
     if (id >= v->header.ids)
         return false;
@@ -104,7 +114,8 @@ uint32_t vocab_lookup(const struct vocab *v, const char *text, size_t length)
         const char *other;
         size_t other_length;
         uint32_t flags;
-        if ((entry & ~LOOKUP_ID) == tag && vocab_token(v, entry & LOOKUP_ID, &other, &other_length, &flags) &&
+        if ((entry & ~LOOKUP_ID) == tag &&
+            vocab_token(v, entry & LOOKUP_ID, &other, &other_length, &flags) &&
             other_length == length && !memcmp(other, text, length))
             return entry & LOOKUP_ID;
         if (++slot == slots)

@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Most pieces are one lookup. The others begin as one id for each byte or character, and the pair of the least rank is
- * merged, the leftmost of equals first, until no pair merges: by looking through a few pairs again and again, or with a
- * heap where there are many, so that a long piece takes O(n log n). */
+/* Most pieces are one lookup. The others begin as one id for each byte or character, and the pair
+ * of the least rank is merged, the leftmost of equals first, until no pair merges: by looking
+ * through a few pairs again and again, or with a heap where there are many, so that a long piece
+ * takes O(n log n). */
 #include "bpe.h"
 #include "utf8.h"
 
 #include <assert.h>
 
-enum { SCAN_MAX = 48 }; /* ids up to which looking through them is faster than a heap (measured: 40 to 60) */
+enum {
+    SCAN_MAX = 48
+}; /* ids up to which looking through them is faster than a heap (measured: 40 to 60) */
 
 #define NOWHERE UINT32_MAX
 
@@ -40,9 +43,11 @@ static uint32_t merge_of(const struct bpe *b, uint32_t left, uint32_t right, uin
     return vocab_merge_find(b->merges, b->slots, left, right, rank);
 }
 
-/* ------------------------------------------------------------------------------------------------- what ids to begin
- * A character without a token falls back to its bytes, all or none, or is unknown. An unknown one waits, since the next
- * may join it; the bytes of a fallback overtake it, as they do in the library. */
+/* --------------------------------------------------------------------------- what ids to begin */
+
+/* A character without a token falls back to its bytes, all or none, or is
+ * unknown. An unknown one waits, since the next may join it; the bytes of a fallback overtake it,
+ * as they do in the library. */
 
 static bool fall_back(const struct bpe *b, const char *bytes, size_t n)
 {
@@ -52,8 +57,8 @@ static bool fall_back(const struct bpe *b, const char *bytes, size_t n)
     return true;
 }
 
-static enum stele_status begin_without_token(struct bpe *b, const char *bytes, size_t n, bool *unknown,
-                                             struct stele_error *err)
+static enum stele_status begin_without_token(struct bpe *b, const char *bytes, size_t n,
+                                             bool *unknown, struct stele_error *err)
 {
     enum stele_status status = STELE_OK;
     if (fall_back(b, bytes, n)) {
@@ -63,7 +68,8 @@ static enum stele_status begin_without_token(struct bpe *b, const char *bytes, s
     }
     if (b->flags & VOCAB_UNKNOWN_ABSENT)
         return stele_fail(err, STELE_INPUT,
-                          "the text has characters without a token, and the tokenizer's unk_token is not in its vocabulary");
+                          "the text has characters without a token, and the tokenizer's unk_token "
+                          "is not in its vocabulary");
     if (b->unknown == VOCAB_NONE)
         return STELE_OK;
     if (*unknown && !(b->flags & VOCAB_FUSE_UNKNOWN))
@@ -72,7 +78,8 @@ static enum stele_status begin_without_token(struct bpe *b, const char *bytes, s
     return status;
 }
 
-static enum stele_status begin_as(struct bpe *b, const char *piece, size_t length, struct stele_error *err)
+static enum stele_status begin_as(struct bpe *b, const char *piece, size_t length,
+                                  struct stele_error *err)
 {
     const bool raw = b->flags & VOCAB_RAW;
     bool unknown = false;
@@ -92,7 +99,8 @@ static enum stele_status begin_as(struct bpe *b, const char *piece, size_t lengt
                 status = id_append(&b->begin, id, err);
         } else if (raw) {
             char spelled[4];
-            status = begin_without_token(b, spelled, utf8_put(spelled, alphabet_char(byte)), &unknown, err);
+            status = begin_without_token(b, spelled, utf8_put(spelled, alphabet_char(byte)),
+                                         &unknown, err);
         } else
             status = begin_without_token(b, piece + at, n, &unknown, err);
         at += n;
@@ -100,7 +108,7 @@ static enum stele_status begin_as(struct bpe *b, const char *piece, size_t lengt
     return unknown && !status ? id_append(&b->begin, b->unknown, err) : status;
 }
 
-/* ------------------------------------------------------------------------------------------------------ few symbols */
+/* --------------------------------------------------------------------------------- few symbols */
 
 static size_t merge_few(const struct bpe *b, uint32_t *ids, size_t count)
 {
@@ -130,9 +138,10 @@ static size_t merge_few(const struct bpe *b, uint32_t *ids, size_t count)
     return count;
 }
 
-/* ----------------------------------------------------------------------------------------------------- many symbols
- * The heap holds each pair that could merge when it came about. Pairs that are gone are found out when they come up: a
- * half has gone, or the pair has another rank. */
+/* -------------------------------------------------------------------------------- many symbols */
+
+/* The heap holds each pair that could merge when it came about. Pairs that are gone
+ * are found out when they come up: a half has gone, or the pair has another rank. */
 
 static void heap_sink(uint64_t *heap, size_t count, size_t at)
 {
@@ -177,7 +186,8 @@ static enum stele_status reserve_symbols(struct bpe *b, size_t count, struct ste
     b->symbols = malloc(count * sizeof *b->symbols);
     b->heap = malloc(2 * count * sizeof *b->heap);
     if (!b->symbols || !b->heap)
-        return stele_fail(err, STELE_SYSTEM, "no memory for a piece of text of %zu characters", count);
+        return stele_fail(err, STELE_SYSTEM, "no memory for a piece of text of %zu characters",
+                          count);
     b->symbols_capacity = count;
     return STELE_OK;
 }
@@ -234,8 +244,8 @@ static enum stele_status merge_many(struct bpe *b, struct stele_error *err)
 }
 
 /* A piece, or a word of one. */
-static enum stele_status encode_word(struct bpe *b, const char *word, size_t length, struct id_buffer *out,
-                                     struct stele_error *err)
+static enum stele_status encode_word(struct bpe *b, const char *word, size_t length,
+                                     struct id_buffer *out, struct stele_error *err)
 {
     uint32_t whole = vocab_lookup(b->vocab, word, length);
     if (whole != VOCAB_NONE)
@@ -263,8 +273,8 @@ static size_t word_length(const struct bpe *b, const char *text, size_t length)
     return next ? (size_t)(next - text) : length;
 }
 
-static enum stele_status encode_words(struct bpe *b, const char *piece, size_t length, struct id_buffer *out,
-                                      struct stele_error *err)
+static enum stele_status encode_words(struct bpe *b, const char *piece, size_t length,
+                                      struct id_buffer *out, struct stele_error *err)
 {
     enum stele_status status = STELE_OK;
     for (size_t n; length && !status; piece += n, length -= n) {

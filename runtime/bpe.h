@@ -6,7 +6,8 @@
 #include "buffer.h"
 #include "vocab.h"
 
-/* A stretch of a long piece that has one id so far; the stretches of a piece are a list in an array. */
+/* A stretch of a long piece that has one id so far; the stretches of a piece are a list in an
+ * array. */
 struct bpe_symbol {
     uint32_t id, before, after;
 };
@@ -27,7 +28,8 @@ struct bpe {
 
 enum stele_status bpe_open(struct bpe *out, const struct vocab *v, struct stele_error *err);
 
-/* Appends the ids of a piece to *out. The piece is bytes where the vocabulary is raw, else UTF-8. */
+/* Appends the ids of a piece to *out. The piece is bytes where the vocabulary is raw, else UTF-8.
+ */
 enum stele_status bpe_encode(struct bpe *b, const char *piece, size_t length, struct id_buffer *out,
                              struct stele_error *err);
 

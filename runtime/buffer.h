@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Growing buffers of bytes and of ids. All zero is an empty one; a failed call leaves it as it was. */
+/* Growing buffers of bytes and of ids. All zero is an empty one; a failed call leaves it as it was.
+ */
 #ifndef RUNTIME_BUFFER_H
 #define RUNTIME_BUFFER_H
 
@@ -20,7 +21,8 @@ struct id_buffer {
 };
 
 /* Room for `more` bytes behind what is there. */
-static inline enum stele_status text_reserve(struct text_buffer *b, size_t more, struct stele_error *err)
+static inline enum stele_status text_reserve(struct text_buffer *b, size_t more,
+                                             struct stele_error *err)
 {
     if (more <= b->capacity - b->length)
         return STELE_OK;

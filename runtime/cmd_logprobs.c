@@ -62,13 +62,12 @@ static const struct cmd_option options[] = {
 const struct verb verb_logprobs = {
     .name = "logprobs",
     .synopsis = "IMAGE [options] [TEXT|-]",
-    .about = "Writes a JSON object for each token of the text: position, id, piece (the token's "
-             "own text) and logprob, the\n"
-             "natural logarithm of its probability after what stands before it (null for the "
-             "first). The text is the\n"
-             "argument, or standard input where there is none or it is \"-\".\n"
-             "With --top K a member \"top\" lists the K likeliest tokens of the position, "
-             "likeliest first.",
+    .about =
+        "Writes a JSON object for each token of the text: position, id, piece (the token's own\n"
+        "text) and logprob, the natural logarithm of its probability after what stands\n"
+        "before it (null for the first). The text is the argument, or standard input where\n"
+        "there is none or it is \"-\". With --top K a member \"top\" lists the K likeliest\n"
+        "tokens of the position, likeliest first.",
     .run = cmd_logprobs,
     .options = options,
 };
@@ -92,12 +91,10 @@ static enum stele_status dump_failed(const struct dump *d, struct stele_error *e
                       strerror(errno));
 }
 
-static bool is_direct(const struct stat *target)
+static bool is_file(int fd, const struct stat *target)
 {
-    struct stat out;
-    bool is_out =
-        !fstat(STDOUT_FILENO, &out) && out.st_dev == target->st_dev && out.st_ino == target->st_ino;
-    return is_out || !S_ISREG(target->st_mode);
+    struct stat st;
+    return !fstat(fd, &st) && st.st_dev == target->st_dev && st.st_ino == target->st_ino;
 }
 
 static enum stele_status open_temporary(struct dump *d, struct stele_error *err)
@@ -118,13 +115,18 @@ static enum stele_status open_temporary(struct dump *d, struct stele_error *err)
     return d->fd >= 0 ? STELE_OK : dump_failed(d, err);
 }
 
-static enum stele_status dump_open(struct dump *d, const char *name, struct stele_error *err)
+static enum stele_status dump_open(struct dump *d, const char *name, const struct image *image,
+                                   struct stele_error *err)
 {
     struct stat target;
-    bool exists = !stat(name, &target);
+    bool exists = !stat(name, &target), is_stdout = exists && is_file(STDOUT_FILENO, &target);
     d->name = name;
-    if (exists && is_direct(&target)) {
-        d->fd = open(name, O_WRONLY | O_APPEND | O_CLOEXEC);
+    d->fd = -1;
+    if (exists && is_file(image->fd, &target))
+        return stele_fail(err, STELE_USAGE, "%s: is the image itself; name another file", name);
+    if (is_stdout || (exists && !S_ISREG(target.st_mode))) {
+        d->fd =
+            is_stdout ? fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3) : open(name, O_WRONLY | O_CLOEXEC);
         return d->fd >= 0 ? STELE_OK : dump_failed(d, err);
     }
     d->path = exists ? realpath(name, NULL) : strdup(name);
@@ -430,7 +432,7 @@ static enum stele_status logprobs(struct scores *s, const char *operand)
     if (status == STELE_OK)
         status = open_session(s);
     if (status == STELE_OK && set.dump)
-        status = dump_open(&s->dump, set.dump, s->err);
+        status = dump_open(&s->dump, set.dump, (const struct image *)s->image, s->err);
     if (status == STELE_OK)
         status = score(s);
     if (status == STELE_OK)

@@ -34,10 +34,10 @@ static const struct cmd_option options[] = {
 const struct verb verb_tokenize = {
     .name = "tokenize",
     .synopsis = "IMAGE [options] [TEXT|-]",
-    .about = "Writes the ids of the text on one line, those that the model's tokenizer adds among "
-             "them. The text is the\n"
-             "argument, or standard input where there is none or it is \"-\".\n"
-             "With --decode it writes the text of ids, every token of it, and adds no newline.",
+    .about =
+        "Writes the ids of the text on one line, those that the model's tokenizer adds among\n"
+        "them. The text is the argument, or standard input where there is none or it is \"-\".\n"
+        "With --decode it writes the text of ids, every token of it, and adds no newline.",
     .run = cmd_tokenize,
     .options = options,
 };

@@ -47,9 +47,8 @@ int cmd_verify(int argc, char **argv)
 const struct verb verb_verify = {
     .name = "verify",
     .synopsis = "IMAGE",
-    .about = "Reads the whole image and compares every byte with the digests in it. Prints "
-             "\"IMAGE: ok IDENTITY\", or\n"
-             "says which section and chunk is damaged (exit 4).",
+    .about = "Reads the whole image and compares every byte with the digests in it. Prints\n"
+             "\"IMAGE: ok IDENTITY\", or says which section and chunk is damaged (exit 4).",
     .run = cmd_verify,
     .options = options,
 };

@@ -6,11 +6,13 @@
 
 #define REPLACEMENT "\xef\xbf\xbd" /* U+FFFD */
 
-/* Hands bytes on to step `to`; `ends` says that they end a token. The last step's go to the text. */
-static enum stele_status hand_on(struct decoder *d, int to, const char *text, size_t length, bool ends,
-                                 struct stele_error *err);
+/* Hands bytes on to step `to`; `ends` says that they end a token. The last step's go to the text.
+ */
+static enum stele_status hand_on(struct decoder *d, int to, const char *text, size_t length,
+                                 bool ends, struct stele_error *err);
 
-/* The byte that a token of the form <0xNN> stands for, or -1. Rust's number parser also takes a plus sign. */
+/* The byte that a token of the form <0xNN> stands for, or -1. Rust's number parser also takes a
+ * plus sign. */
 static int fallback_byte(const char *text, size_t length)
 {
     if (length != 6 || memcmp(text, "<0x", 3) || text[5] != '>')
@@ -30,7 +32,8 @@ static int fallback_byte(const char *text, size_t length)
     return value;
 }
 
-/* A run of byte tokens has ended: its characters, or U+FFFD for each byte if the run as a whole is no UTF-8. */
+/* A run of byte tokens has ended: its characters, or U+FFFD for each byte if the run as a whole is
+ * no UTF-8. */
 static enum stele_status end_run(struct decoder *d, int at, struct stele_error *err)
 {
     struct text_buffer *run = &d->steps[at].held;
@@ -69,8 +72,8 @@ static size_t begins_at_end(const char *text, size_t length, const char *a, size
 }
 
 /* Appends `text` to s->made with each a replaced by b. */
-static enum stele_status replace_all(struct decode_step *s, const char *text, size_t length, const char *b,
-                                     size_t b_length, struct stele_error *err)
+static enum stele_status replace_all(struct decode_step *s, const char *text, size_t length,
+                                     const char *b, size_t b_length, struct stele_error *err)
 {
     enum stele_status status = STELE_OK;
     while (!status) {
@@ -88,8 +91,8 @@ static enum stele_status replace_all(struct decode_step *s, const char *text, si
 }
 
 /* A token may come in parts (behind Fuse): what might begin a match is held until the next part. */
-static enum stele_status replace(struct decoder *d, int at, const char *text, size_t length, bool ends,
-                                 struct stele_error *err)
+static enum stele_status replace(struct decoder *d, int at, const char *text, size_t length,
+                                 bool ends, struct stele_error *err)
 {
     struct decode_step *s = &d->steps[at];
     s->made.length = 0;
@@ -98,8 +101,10 @@ static enum stele_status replace(struct decoder *d, int at, const char *text, si
         return status ? status : hand_on(d, at + 1, s->made.data, s->made.length, true, err);
     }
     enum stele_status status = text_append(&s->held, text, length, err);
-    size_t sure = 0; /* behind the last match, nothing of it may begin another; before it, nothing is left over */
-    for (const char *found; sure < s->held.length; sure = (size_t)(found - s->held.data) + s->a_length)
+    size_t sure = 0; /* behind the last match, nothing of it may begin another; before it, nothing
+                        is left over */
+    for (const char *found; sure < s->held.length;
+         sure = (size_t)(found - s->held.data) + s->a_length)
         if (!(found = memmem(s->held.data + sure, s->held.length - sure, s->a, s->a_length)))
             break;
     size_t rest = s->held.length - sure;
@@ -112,8 +117,8 @@ static enum stele_status replace(struct decoder *d, int at, const char *text, si
     return status ? status : hand_on(d, at + 1, s->made.data, s->made.length, ends, err);
 }
 
-static enum stele_status metaspace(struct decoder *d, int at, const char *text, size_t length, bool ends,
-                                   struct stele_error *err)
+static enum stele_status metaspace(struct decoder *d, int at, const char *text, size_t length,
+                                   bool ends, struct stele_error *err)
 {
     struct decode_step *s = &d->steps[at];
     bool drop = !s->tokens && s->step.start;
@@ -123,10 +128,10 @@ static enum stele_status metaspace(struct decoder *d, int at, const char *text, 
     return status ? status : hand_on(d, at + 1, s->made.data, s->made.length, ends, err);
 }
 
-/* Up to `start` characters go where a token begins, up to `stop` where it ends; the latter are held until that is
- * known. */
-static enum stele_status strip(struct decoder *d, int at, const char *text, size_t length, bool ends,
-                               struct stele_error *err)
+/* Up to `start` characters go where a token begins, up to `stop` where it ends; the latter are held
+ * until that is known. */
+static enum stele_status strip(struct decoder *d, int at, const char *text, size_t length,
+                               bool ends, struct stele_error *err)
 {
     struct decode_step *s = &d->steps[at];
     enum stele_status status = STELE_OK;
@@ -155,8 +160,10 @@ static enum stele_status strip(struct decoder *d, int at, const char *text, size
     return status ? status : hand_on(d, at + 1, s->made.data, s->made.length, ends, err);
 }
 
-/* The bytes of a token's characters; a token with a character outside the alphabet stands for itself. */
-static enum stele_status spell_back(struct decoder *d, int at, const char *text, size_t length, struct stele_error *err)
+/* The bytes of a token's characters; a token with a character outside the alphabet stands for
+ * itself. */
+static enum stele_status spell_back(struct decoder *d, int at, const char *text, size_t length,
+                                    struct stele_error *err)
 {
     struct text_buffer *bytes = &d->steps[at].held;
     enum stele_status status = STELE_OK;
@@ -171,8 +178,10 @@ static enum stele_status spell_back(struct decoder *d, int at, const char *text,
     return status ? status : hand_on(d, at + 1, bytes->data, bytes->length, true, err);
 }
 
-/* What is whole goes on, each longest part of a broken character as one U+FFFD; a part at the end is held. */
-static enum stele_status lossy(struct decoder *d, int at, const char *text, size_t length, struct stele_error *err)
+/* What is whole goes on, each longest part of a broken character as one U+FFFD; a part at the end
+ * is held. */
+static enum stele_status lossy(struct decoder *d, int at, const char *text, size_t length,
+                               struct stele_error *err)
 {
     struct text_buffer *held = &d->steps[at].held;
     enum stele_status status = STELE_OK;
@@ -191,7 +200,8 @@ static enum stele_status lossy(struct decoder *d, int at, const char *text, size
             break;
         bool whole;
         size_t part = utf8_part((const unsigned char *)text + i, length - i, &whole);
-        /* a part that a further byte could complete ends with the bytes, and its first byte asks for more */
+        /* a part that a further byte could complete ends with the bytes, and its first byte asks
+         * for more */
         unsigned char lead = (unsigned char)text[i];
         if (i + part == length && lead >= 0xc2 && lead <= 0xf4)
             break;
@@ -207,8 +217,8 @@ static enum stele_status lossy(struct decoder *d, int at, const char *text, size
     return STELE_OK;
 }
 
-static enum stele_status hand_on(struct decoder *d, int to, const char *text, size_t length, bool ends,
-                                 struct stele_error *err)
+static enum stele_status hand_on(struct decoder *d, int to, const char *text, size_t length,
+                                 bool ends, struct stele_error *err)
 {
     if (to == d->count)
         return text_append(&d->text, text, length, err);
@@ -250,25 +260,29 @@ static enum stele_status check_steps(const struct decoder *d, struct stele_error
         bool wants_a = op == STEP_REPLACE || op == STEP_METASPACE || op == STEP_STRIP;
         bool known = op == STEP_REPLACE || (op >= STEP_JOIN && op <= STEP_LOSSY);
         if (!known || (whole && parts) || (wants_a && !s->a_length))
-            return stele_fail(err, STELE_INPUT, "tokenizer section: decoder %d is malformed or out of place", i);
+            return stele_fail(err, STELE_INPUT,
+                              "tokenizer section: decoder %d is malformed or out of place", i);
         parts |= op == STEP_FUSE || op == STEP_LOSSY;
     }
     return STELE_OK;
 }
 
-enum stele_status decoder_open(struct decoder *out, const struct vocab *v, bool skip_special, struct stele_error *err)
+enum stele_status decoder_open(struct decoder *out, const struct vocab *v, bool skip_special,
+                               struct stele_error *err)
 {
     *out = (struct decoder){.vocab = v, .skip_special = skip_special};
     uint32_t count = vocab_count(v, VOCAB_DECODERS);
     if (count > DECODE_STEPS_MAX)
-        return stele_fail(err, STELE_INPUT, "tokenizer section: %" PRIu32 " decoders, more than %d", count,
-                          DECODE_STEPS_MAX);
+        return stele_fail(err, STELE_INPUT, "tokenizer section: %" PRIu32 " decoders, more than %d",
+                          count, DECODE_STEPS_MAX);
     out->count = (int)count;
     for (uint32_t i = 0; i < count; i++) {
         struct decode_step *s = &out->steps[i];
         s->step = ((const struct vocab_step *)vocab_records(v, VOCAB_DECODERS))[i];
-        if (!vocab_string(v, s->step.a, &s->a, &s->a_length) || !vocab_string(v, s->step.b, &s->b, &s->b_length))
-            return stele_fail(err, STELE_INPUT, "tokenizer section: decoder %" PRIu32 ": a string lies outside", i);
+        if (!vocab_string(v, s->step.a, &s->a, &s->a_length) ||
+            !vocab_string(v, s->step.b, &s->b, &s->b_length))
+            return stele_fail(err, STELE_INPUT,
+                              "tokenizer section: decoder %" PRIu32 ": a string lies outside", i);
     }
     return check_steps(out, err);
 }
@@ -288,7 +302,8 @@ enum stele_status decoder_push(struct decoder *d, uint32_t id, struct stele_erro
     const char *text;
     size_t length;
     uint32_t flags;
-    if (!vocab_token(d->vocab, id, &text, &length, &flags) || (d->skip_special && (flags & TOKEN_SPECIAL)))
+    if (!vocab_token(d->vocab, id, &text, &length, &flags) ||
+        (d->skip_special && (flags & TOKEN_SPECIAL)))
         return STELE_OK;
     return hand_on(d, 0, text, length, true, err);
 }
@@ -311,7 +326,8 @@ enum stele_status decoder_end(struct decoder *d, struct stele_error *err)
     return status;
 }
 
-enum stele_status decode_piece(const struct vocab *v, uint32_t id, struct text_buffer *out, struct stele_error *err)
+enum stele_status decode_piece(const struct vocab *v, uint32_t id, struct text_buffer *out,
+                               struct stele_error *err)
 {
     const char *text;
     size_t length;

@@ -381,15 +381,17 @@ static void fill_rope(struct stele_session *s)
 {
     for (uint32_t i = 0; i < s->plan.counts.ropes; i++) {
         const struct plan_rope *rope = &s->plan.ropes[i];
-        const float *frequency = s->plan.constants + rope->first;
+        bool is_long = rope->long_above && s->context > rope->long_above;
+        const float *frequency = s->plan.constants + (is_long ? rope->long_first : rope->first);
+        float magnitude = is_long ? rope->long_magnitude : rope->magnitude;
         float *row = s->rope_rows + (s->ropes[i].rows - s->rope_rows);
         for (size_t r = 0; r < s->row_count; r++, row += 2 * (size_t)rope->pairs)
             for (uint32_t p = 0; p < rope->pairs; p++) {
                 float *cosine = &row[p], *sine = &row[rope->pairs + p];
                 num_sincos((float)s->rows[r].position * frequency[p], sine, cosine);
-                if (rope->magnitude != 1) {
-                    *cosine = *cosine * rope->magnitude;
-                    *sine = *sine * rope->magnitude;
+                if (magnitude != 1) {
+                    *cosine = *cosine * magnitude;
+                    *sine = *sine * magnitude;
                 }
             }
     }

@@ -5,12 +5,15 @@
 #include <inttypes.h>
 #include <utf8proc.h>
 
-/* ----------------------------------------------------------------------------------------------------- normal forms
- * The library's tables are those of Unicode 9: what came later has no decomposition and class 0 there, and composes
- * with nothing. So such characters ("young") are copied, and the stretches between them normalised; between two versions
- * of Unicode those stretches never change. ASCII is copied, but for the last character before another. */
+/* -------------------------------------------------------------------------------- normal forms */
 
-static enum stele_status reserve_characters(struct normalizer *n, size_t count, struct stele_error *err)
+/* The library's tables are those of Unicode 9: what came later has no decomposition
+ * and class 0 there, and composes with nothing. So such characters ("young") are copied, and the
+ * stretches between them normalised; between two versions of Unicode those stretches never change.
+ * ASCII is copied, but for the last character before another. */
+
+static enum stele_status reserve_characters(struct normalizer *n, size_t count,
+                                            struct stele_error *err)
 {
     if (count <= n->characters_capacity)
         return STELE_OK;
@@ -28,8 +31,8 @@ static int combining_class(int32_t c)
     return utf8proc_get_property(c)->combining_class;
 }
 
-/* Sorts a run of combining marks by class, equal ones staying in order: by counting, since classes are below 256. Texts
- * may hold runs of a million marks. */
+/* Sorts a run of combining marks by class, equal ones staying in order: by counting, since classes
+ * are below 256. Texts may hold runs of a million marks. */
 static enum stele_status sort_marks(int32_t *marks, size_t count, struct stele_error *err)
 {
     if (count <= 16) {
@@ -73,8 +76,8 @@ static enum stele_status sort_all_marks(int32_t *characters, size_t count, struc
 }
 
 /* Normalises a stretch without young characters and appends it to n->out. */
-static enum stele_status normalize_stretch(struct normalizer *n, const char *text, size_t length, bool compose,
-                                           struct stele_error *err)
+static enum stele_status normalize_stretch(struct normalizer *n, const char *text, size_t length,
+                                           bool compose, struct stele_error *err)
 {
     enum { DECOMPOSED_MAX = 18 };
     size_t count = 0;
@@ -85,10 +88,11 @@ static enum stele_status normalize_stretch(struct normalizer *n, const char *tex
         if (status)
             return status;
         int32_t c = (int32_t)utf8_next(text, length, &at);
-        utf8proc_ssize_t got =
-            utf8proc_decompose_char(c, n->characters + count, DECOMPOSED_MAX, UTF8PROC_DECOMPOSE, &boundary);
+        utf8proc_ssize_t got = utf8proc_decompose_char(c, n->characters + count, DECOMPOSED_MAX,
+                                                       UTF8PROC_DECOMPOSE, &boundary);
         if (got < 0 || got > DECOMPOSED_MAX)
-            return stele_fail(err, STELE_SYSTEM, "utf8proc cannot decompose U+%04" PRIX32, (uint32_t)c);
+            return stele_fail(err, STELE_SYSTEM, "utf8proc cannot decompose U+%04" PRIX32,
+                              (uint32_t)c);
         count += (size_t)got;
     }
     status = sort_all_marks(n->characters, count, err);
@@ -117,8 +121,8 @@ static size_t skip_ascii(const char *text, size_t length, size_t at)
     return at;
 }
 
-static enum stele_status normal_form(struct normalizer *n, const char *text, size_t length, bool compose,
-                                     struct stele_error *err)
+static enum stele_status normal_form(struct normalizer *n, const char *text, size_t length,
+                                     bool compose, struct stele_error *err)
 {
     struct classes classes;
     classes_open(&classes, n->vocab);
@@ -146,10 +150,11 @@ static enum stele_status normal_form(struct normalizer *n, const char *text, siz
     return status;
 }
 
-/* ------------------------------------------------------------------------------------------------------------ steps */
+/* --------------------------------------------------------------------------------------- steps */
 
 /* Where white space at the start of `text` ends, or where that at its end begins. */
-static void trim(const struct normalizer *n, const char **text, size_t *length, const struct vocab_step *step)
+static void trim(const struct normalizer *n, const char **text, size_t *length,
+                 const struct vocab_step *step)
 {
     struct classes classes;
     classes_open(&classes, n->vocab);
@@ -168,12 +173,14 @@ static void trim(const struct normalizer *n, const char **text, size_t *length, 
     *length = end - begin;
 }
 
-static enum stele_status replace_literal(struct normalizer *n, const char *text, size_t length, const char *a,
-                                         size_t a_length, const char *b, size_t b_length, struct stele_error *err)
+static enum stele_status replace_literal(struct normalizer *n, const char *text, size_t length,
+                                         const char *a, size_t a_length, const char *b,
+                                         size_t b_length, struct stele_error *err)
 {
     enum stele_status status = STELE_OK;
     while (!status) {
-        const char *found = a_length == 1 ? memchr(text, *a, length) : memmem(text, length, a, a_length);
+        const char *found =
+            a_length == 1 ? memchr(text, *a, length) : memmem(text, length, a, a_length);
         if (!found)
             return text_append(&n->out, text, length, err);
         size_t before = (size_t)(found - text);
@@ -186,8 +193,9 @@ static enum stele_status replace_literal(struct normalizer *n, const char *text,
     return status;
 }
 
-static enum stele_status replace_pattern(struct normalizer *n, struct matcher *m, uint32_t pattern, const char *text,
-                                         size_t length, const char *b, size_t b_length, struct stele_error *err)
+static enum stele_status replace_pattern(struct normalizer *n, struct matcher *m, uint32_t pattern,
+                                         const char *text, size_t length, const char *b,
+                                         size_t b_length, struct stele_error *err)
 {
     enum stele_status status = m->kind ? STELE_OK : matcher_open(m, n->vocab, pattern, err);
     size_t done = 0, start, stop;
@@ -207,15 +215,19 @@ static enum stele_status replace_pattern(struct normalizer *n, struct matcher *m
 }
 
 /* One step from *text, which may lie in n->other, into n->out; or *text alone is moved. */
-static enum stele_status run_step(struct normalizer *n, uint32_t index, const char **text, size_t *length,
-                                  struct stele_error *err)
+static enum stele_status run_step(struct normalizer *n, uint32_t index, const char **text,
+                                  size_t *length, struct stele_error *err)
 {
-    struct vocab_step step = ((const struct vocab_step *)vocab_records(n->vocab, VOCAB_NORMALIZERS))[index];
+    struct vocab_step step =
+        ((const struct vocab_step *)vocab_records(n->vocab, VOCAB_NORMALIZERS))[index];
     const char *a, *b;
     size_t a_length, b_length;
     enum stele_status status = STELE_OK;
-    if (!vocab_string(n->vocab, step.a, &a, &a_length) || !vocab_string(n->vocab, step.b, &b, &b_length))
-        return stele_fail(err, STELE_INPUT, "tokenizer section: normaliser %" PRIu32 ": a string lies outside", index);
+    if (!vocab_string(n->vocab, step.a, &a, &a_length) ||
+        !vocab_string(n->vocab, step.b, &b, &b_length))
+        return stele_fail(err, STELE_INPUT,
+                          "tokenizer section: normaliser %" PRIu32 ": a string lies outside",
+                          index);
     switch (step.op) {
     case STEP_PREPEND:
         status = text_append(&n->out, a, a_length, err);
@@ -224,11 +236,13 @@ static enum stele_status run_step(struct normalizer *n, uint32_t index, const ch
         break;
     case STEP_REPLACE:
         if (!a_length)
-            return stele_fail(err, STELE_INPUT, "tokenizer section: normaliser %" PRIu32 " replaces nothing", index);
+            return stele_fail(err, STELE_INPUT,
+                              "tokenizer section: normaliser %" PRIu32 " replaces nothing", index);
         status = replace_literal(n, *text, *length, a, a_length, b, b_length, err);
         break;
     case STEP_REPLACE_PATTERN:
-        status = replace_pattern(n, &n->matchers[index], step.pattern, *text, *length, b, b_length, err);
+        status =
+            replace_pattern(n, &n->matchers[index], step.pattern, *text, *length, b, b_length, err);
         break;
     case STEP_NFC:
     case STEP_NFD:
@@ -240,7 +254,8 @@ static enum stele_status run_step(struct normalizer *n, uint32_t index, const ch
         trim(n, text, length, &step);
         return STELE_OK;
     default:
-        return stele_fail(err, STELE_INPUT, "tokenizer section: normaliser %" PRIu32 " is of an unknown kind", index);
+        return stele_fail(err, STELE_INPUT,
+                          "tokenizer section: normaliser %" PRIu32 " is of an unknown kind", index);
     }
     if (status)
         return status;
@@ -252,12 +267,13 @@ static enum stele_status run_step(struct normalizer *n, uint32_t index, const ch
     return STELE_OK;
 }
 
-enum stele_status normalizer_run(struct normalizer *n, const char *text, size_t length, const char **out,
-                                 size_t *out_length, struct stele_error *err)
+enum stele_status normalizer_run(struct normalizer *n, const char *text, size_t length,
+                                 const char **out, size_t *out_length, struct stele_error *err)
 {
     uint32_t count = vocab_count(n->vocab, VOCAB_NORMALIZERS);
     if (count > NORMALIZE_STEPS_MAX)
-        return stele_fail(err, STELE_INPUT, "tokenizer section: %" PRIu32 " normalisers, more than %d", count,
+        return stele_fail(err, STELE_INPUT,
+                          "tokenizer section: %" PRIu32 " normalisers, more than %d", count,
                           NORMALIZE_STEPS_MAX);
     enum stele_status status = STELE_OK;
     for (uint32_t i = 0; i < count && length && !status; i++) {

@@ -50,10 +50,10 @@ uint32_t classes_next(const struct classes *c, const char *text, size_t length, 
     return classes_beyond_ascii(c, utf8_next(text, length, at));
 }
 
-/* --------------------------------------------------------------------------------------------------------- programs */
+/* ------------------------------------------------------------------------------------ programs */
 
-/* A choice to come back to: where the other way goes on. A run that may be shortened goes on one character earlier,
- * until it is at its least. */
+/* A choice to come back to: where the other way goes on. A run that may be shortened goes on one
+ * character earlier, until it is at its least. */
 struct choice {
     size_t at, least;
     uint32_t next;
@@ -74,9 +74,10 @@ static inline uint32_t look_at(struct look *l, const struct matcher *m, size_t a
     return l->bits;
 }
 
-/* As many characters of a run as there are; returns whether they suffice. *least: where the shortest that do end. */
-static inline bool take_run(const struct matcher *m, const struct vocab_instr *run, struct look *look, size_t *at,
-                            size_t *least)
+/* As many characters of a run as there are; returns whether they suffice. *least: where the
+ * shortest that do end. */
+static inline bool take_run(const struct matcher *m, const struct vocab_instr *run,
+                            struct look *look, size_t *at, size_t *least)
 {
     uint32_t n = 0, max = run->max == RUN_UNBOUNDED ? UINT32_MAX : run->max;
     *least = *at;
@@ -88,8 +89,8 @@ static inline bool take_run(const struct matcher *m, const struct vocab_instr *r
     return n >= run->min;
 }
 
-/* Runs the program at `at`; returns where the match ends, or NO_STOP. Jumps only go forward, so that there are no more
- * choices at a time than instructions. */
+/* Runs the program at `at`; returns where the match ends, or NO_STOP. Jumps only go forward, so
+ * that there are no more choices at a time than instructions. */
 static size_t run_program(const struct matcher *m, size_t at, struct look look)
 {
     struct choice choices[CODE_MAX];
@@ -165,7 +166,7 @@ static bool find_literal(const struct matcher *m, size_t *start, size_t *stop)
     return true;
 }
 
-/* -------------------------------------------------------------------------------------------------------- Oniguruma */
+/* ----------------------------------------------------------------------------------- Oniguruma */
 
 static void initialize_oniguruma(void)
 {
@@ -173,21 +174,24 @@ static void initialize_oniguruma(void)
     onig_initialize(&utf8, 1);
 }
 
-static enum stele_status open_oniguruma(struct matcher *m, const char *regex, size_t length, struct stele_error *err)
+static enum stele_status open_oniguruma(struct matcher *m, const char *regex, size_t length,
+                                        struct stele_error *err)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, initialize_oniguruma);
     const unsigned char *bytes = (const unsigned char *)regex;
     regex_t *compiled = NULL;
     OnigErrorInfo info;
-    int code = utf8_valid(regex, length) == length ? onig_new(&compiled, bytes, bytes + length, ONIG_OPTION_NONE,
-                                                              ONIG_ENCODING_UTF8, ONIG_SYNTAX_RUBY, &info)
-                                                   : ONIGERR_INVALID_CODE_POINT_VALUE;
+    int code = utf8_valid(regex, length) == length
+                   ? onig_new(&compiled, bytes, bytes + length, ONIG_OPTION_NONE,
+                              ONIG_ENCODING_UTF8, ONIG_SYNTAX_RUBY, &info)
+                   : ONIGERR_INVALID_CODE_POINT_VALUE;
     if (code != ONIG_NORMAL) {
         unsigned char why[ONIG_MAX_ERROR_MESSAGE_LEN];
         onig_error_code_to_str(why, code, &info);
-        return stele_fail(err, code == ONIGERR_MEMORY ? STELE_SYSTEM : STELE_INPUT, "tokenizer section: pattern %.*s: %s",
-                          (int)(length < 200 ? length : 200), regex, (char *)why);
+        return stele_fail(err, code == ONIGERR_MEMORY ? STELE_SYSTEM : STELE_INPUT,
+                          "tokenizer section: pattern %.*s: %s", (int)(length < 200 ? length : 200),
+                          regex, (char *)why);
     }
     m->regex = compiled;
     m->region = onig_region_new();
@@ -207,12 +211,13 @@ static enum stele_status find_oniguruma(struct matcher *m, bool *found, size_t *
     } else if (at != ONIG_MISMATCH) {
         unsigned char why[ONIG_MAX_ERROR_MESSAGE_LEN];
         onig_error_code_to_str(why, at);
-        return stele_fail(err, STELE_INPUT, "the tokenizer's split pattern fails on this text: %s", (char *)why);
+        return stele_fail(err, STELE_INPUT, "the tokenizer's split pattern fails on this text: %s",
+                          (char *)why);
     }
     return STELE_OK;
 }
 
-/* ---------------------------------------------------------------------------------------------------------- matcher */
+/* ------------------------------------------------------------------------------------- matcher */
 
 /* What run_program relies on: known instructions, jumps forward, an end. */
 static enum stele_status check_program(const struct matcher *m, struct stele_error *err)
@@ -220,24 +225,31 @@ static enum stele_status check_program(const struct matcher *m, struct stele_err
     for (uint32_t i = 0; i < m->count; i++) {
         const struct vocab_instr *c = &m->code[i];
         bool jumps = c->op == CODE_TRY || c->op == CODE_JUMP, last = i + 1 == m->count;
-        if (c->op < CODE_MATCH || c->op > CODE_LINE_END || (jumps && (c->next <= i || c->next >= m->count)) ||
-            (last && c->op != CODE_MATCH))
-            return stele_fail(err, STELE_INPUT, "tokenizer section: instruction %" PRIu32 " of a pattern is malformed", i);
+        if (c->op < CODE_MATCH || c->op > CODE_LINE_END ||
+            (jumps && (c->next <= i || c->next >= m->count)) || (last && c->op != CODE_MATCH))
+            return stele_fail(
+                err, STELE_INPUT,
+                "tokenizer section: instruction %" PRIu32 " of a pattern is malformed", i);
     }
     return STELE_OK;
 }
 
-enum stele_status matcher_open(struct matcher *out, const struct vocab *v, uint32_t pattern, struct stele_error *err)
+enum stele_status matcher_open(struct matcher *out, const struct vocab *v, uint32_t pattern,
+                               struct stele_error *err)
 {
     *out = (struct matcher){0};
     if (pattern >= vocab_count(v, VOCAB_PATTERNS))
-        return stele_fail(err, STELE_INPUT, "tokenizer section: there is no pattern %" PRIu32, pattern);
-    struct vocab_pattern p = ((const struct vocab_pattern *)vocab_records(v, VOCAB_PATTERNS))[pattern];
+        return stele_fail(err, STELE_INPUT, "tokenizer section: there is no pattern %" PRIu32,
+                          pattern);
+    struct vocab_pattern p =
+        ((const struct vocab_pattern *)vocab_records(v, VOCAB_PATTERNS))[pattern];
     uint32_t room = vocab_count(v, VOCAB_CODE);
     out->kind = p.kind;
     if (p.kind == PATTERN_PROGRAM) {
         if (!p.count || p.count > CODE_MAX || p.code > room || p.count > room - p.code)
-            return stele_fail(err, STELE_INPUT, "tokenizer section: pattern %" PRIu32 " does not lie in its table", pattern);
+            return stele_fail(err, STELE_INPUT,
+                              "tokenizer section: pattern %" PRIu32 " does not lie in its table",
+                              pattern);
         classes_open(&out->classes, v);
         out->code = (const struct vocab_instr *)vocab_records(v, VOCAB_CODE) + p.code;
         out->count = p.count;
@@ -245,12 +257,15 @@ enum stele_status matcher_open(struct matcher *out, const struct vocab *v, uint3
         return check_program(out, err);
     }
     if (!vocab_string(v, p.text, &out->literal, &out->literal_length))
-        return stele_fail(err, STELE_INPUT, "tokenizer section: pattern %" PRIu32 " does not lie in its table", pattern);
+        return stele_fail(err, STELE_INPUT,
+                          "tokenizer section: pattern %" PRIu32 " does not lie in its table",
+                          pattern);
     if (p.kind == PATTERN_LITERAL && out->literal_length)
         return STELE_OK;
     if (p.kind == PATTERN_ONIGURUMA)
         return open_oniguruma(out, out->literal, out->literal_length, err);
-    return stele_fail(err, STELE_INPUT, "tokenizer section: pattern %" PRIu32 " is of an unknown kind", pattern);
+    return stele_fail(err, STELE_INPUT,
+                      "tokenizer section: pattern %" PRIu32 " is of an unknown kind", pattern);
 }
 
 void matcher_close(struct matcher *m)
@@ -270,7 +285,8 @@ void matcher_start(struct matcher *m, const char *text, size_t length)
     m->last_stop = NO_STOP;
 }
 
-enum stele_status matcher_next(struct matcher *m, bool *found, size_t *start, size_t *stop, struct stele_error *err)
+enum stele_status matcher_next(struct matcher *m, bool *found, size_t *start, size_t *stop,
+                               struct stele_error *err)
 {
     *found = false;
     while (m->from <= m->length) {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Patterns of a tokenizer section: programs of ours over its classes of characters, literals, and what Oniguruma runs.
- * A matcher belongs to one thread; it keeps a view into the section. */
+/* Patterns of a tokenizer section: programs of ours over its classes of characters, literals, and
+ * what Oniguruma runs. A matcher belongs to one thread; it keeps a view into the section. */
 #ifndef RUNTIME_PATTERN_H
 #define RUNTIME_PATTERN_H
 
@@ -37,14 +37,16 @@ struct matcher {
 };
 
 /* Checks and prepares a pattern; compiles an expression for Oniguruma. */
-enum stele_status matcher_open(struct matcher *out, const struct vocab *v, uint32_t pattern, struct stele_error *err);
+enum stele_status matcher_open(struct matcher *out, const struct vocab *v, uint32_t pattern,
+                               struct stele_error *err);
 void matcher_close(struct matcher *m);
 
 /* Begins a search of `text`, which must stay until it ends. */
 void matcher_start(struct matcher *m, const char *text, size_t length);
 
-/* The next match, from the left, without overlaps; an empty one never right behind another. *found says if there is
- * one. STELE_INPUT where Oniguruma gives up (its limit on retries). */
-enum stele_status matcher_next(struct matcher *m, bool *found, size_t *start, size_t *stop, struct stele_error *err);
+/* The next match, from the left, without overlaps; an empty one never right behind another. *found
+ * says if there is one. STELE_INPUT where Oniguruma gives up (its limit on retries). */
+enum stele_status matcher_next(struct matcher *m, bool *found, size_t *start, size_t *stop,
+                               struct stele_error *err);
 
 #endif

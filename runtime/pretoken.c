@@ -4,16 +4,18 @@
 
 #include <inttypes.h>
 
-/* ------------------------------------------------------------------------------------------------------------ split */
+/* --------------------------------------------------------------------------------------- split */
 
 /* The next match, or what lies before it. */
-static enum stele_status next_part(struct level *l, struct part *part, bool *more, struct stele_error *err)
+static enum stele_status next_part(struct level *l, struct part *part, bool *more,
+                                   struct stele_error *err)
 {
     *more = true;
     if (!l->has_next) {
         struct part *m = &l->next;
         m->match = true;
-        enum stele_status status = matcher_next(&l->matcher, &l->has_next, &m->start, &m->stop, err);
+        enum stele_status status =
+            matcher_next(&l->matcher, &l->has_next, &m->start, &m->stop, err);
         if (status)
             return status;
         size_t until = l->has_next ? m->start : l->span.length;
@@ -70,7 +72,8 @@ static bool take_part(struct level *l, struct part part, struct part *out)
     return held;
 }
 
-static enum stele_status next_split(struct level *l, struct span *out, bool *more, struct stele_error *err)
+static enum stele_status next_split(struct level *l, struct span *out, bool *more,
+                                    struct stele_error *err)
 {
     struct part part, give = {0};
     bool ready = false;
@@ -89,11 +92,12 @@ static enum stele_status next_split(struct level *l, struct span *out, bool *mor
             return STELE_OK;
         ready = ready && give.stop > give.start;
     }
-    *out = (struct span){l->span.text + give.start, give.stop - give.start, l->span.at_start && !give.start};
+    *out = (struct span){l->span.text + give.start, give.stop - give.start,
+                         l->span.at_start && !give.start};
     return STELE_OK;
 }
 
-/* ---------------------------------------------------------------------------------------------------------- rewrite */
+/* ------------------------------------------------------------------------------------- rewrite */
 
 static enum stele_status prefix_space(struct level *l, struct stele_error *err)
 {
@@ -111,8 +115,10 @@ static enum stele_status metaspace(struct level *l, struct stele_error *err)
 {
     const char *text = l->span.text, *end = text + l->span.length, *mark = l->mark;
     const size_t mark_length = l->mark_length;
-    bool starts = (*text == ' ' || (l->span.length >= mark_length && !memcmp(text, mark, mark_length)));
-    bool wanted = l->stage.flag == METASPACE_ALWAYS || (l->stage.flag == METASPACE_FIRST && l->span.at_start);
+    bool starts =
+        (*text == ' ' || (l->span.length >= mark_length && !memcmp(text, mark, mark_length)));
+    bool wanted =
+        l->stage.flag == METASPACE_ALWAYS || (l->stage.flag == METASPACE_FIRST && l->span.at_start);
     enum stele_status status = STELE_OK;
     if (wanted && !starts)
         status = text_append(&l->rewritten, mark, mark_length, err);
@@ -135,14 +141,15 @@ static enum stele_status spell_bytes(struct level *l, struct stele_error *err)
     enum stele_status status = STELE_OK;
     for (size_t i = 0; i < l->span.length && !status; i++) {
         char spelled[4];
-        status = text_append(&l->rewritten, spelled, utf8_put(spelled, alphabet_char((uint8_t)l->span.text[i])), err);
+        status = text_append(&l->rewritten, spelled,
+                             utf8_put(spelled, alphabet_char((uint8_t)l->span.text[i])), err);
     }
     l->span.text = l->rewritten.data;
     l->span.length = l->rewritten.length;
     return status;
 }
 
-/* ----------------------------------------------------------------------------------------------------------- levels */
+/* -------------------------------------------------------------------------------------- levels */
 
 /* Gives a level a text. */
 static enum stele_status level_start(struct level *l, struct span span, struct stele_error *err)
@@ -164,7 +171,8 @@ static enum stele_status level_start(struct level *l, struct span span, struct s
     }
 }
 
-static enum stele_status level_next(struct level *l, struct span *out, bool *more, struct stele_error *err)
+static enum stele_status level_next(struct level *l, struct span *out, bool *more,
+                                    struct stele_error *err)
 {
     if (l->stage.op == STAGE_SPLIT)
         return next_split(l, out, more, err);
@@ -176,21 +184,27 @@ static enum stele_status level_next(struct level *l, struct span *out, bool *mor
 
 static enum stele_status level_open(struct level *l, const struct vocab *v, struct stele_error *err)
 {
-    if (l->stage.op < STAGE_SPLIT || l->stage.op > STAGE_ALPHABET || l->stage.behavior >= SPLIT_BEHAVIORS)
-        return stele_fail(err, STELE_INPUT, "tokenizer section: a pre-tokenizer is of an unknown kind");
+    if (l->stage.op < STAGE_SPLIT || l->stage.op > STAGE_ALPHABET ||
+        l->stage.behavior >= SPLIT_BEHAVIORS)
+        return stele_fail(err, STELE_INPUT,
+                          "tokenizer section: a pre-tokenizer is of an unknown kind");
     if (l->stage.op == STAGE_SPLIT)
         return matcher_open(&l->matcher, v, l->stage.pattern, err);
-    if (l->stage.op == STAGE_METASPACE && (!vocab_string(v, l->stage.a, &l->mark, &l->mark_length) || !l->mark_length))
-        return stele_fail(err, STELE_INPUT, "tokenizer section: a pre-tokenizer's string lies outside");
+    if (l->stage.op == STAGE_METASPACE &&
+        (!vocab_string(v, l->stage.a, &l->mark, &l->mark_length) || !l->mark_length))
+        return stele_fail(err, STELE_INPUT,
+                          "tokenizer section: a pre-tokenizer's string lies outside");
     return STELE_OK;
 }
 
-enum stele_status pretoken_open(struct pretoken *out, const struct vocab *v, struct stele_error *err)
+enum stele_status pretoken_open(struct pretoken *out, const struct vocab *v,
+                                struct stele_error *err)
 {
     *out = (struct pretoken){.depth = -1};
     uint32_t count = vocab_count(v, VOCAB_STAGES);
     if (count > PRETOKEN_STAGES_MAX)
-        return stele_fail(err, STELE_INPUT, "tokenizer section: %" PRIu32 " pre-tokenizers, more than %d", count,
+        return stele_fail(err, STELE_INPUT,
+                          "tokenizer section: %" PRIu32 " pre-tokenizers, more than %d", count,
                           PRETOKEN_STAGES_MAX);
     enum stele_status status = STELE_OK;
     for (uint32_t i = 0; i < count && !status; i++) {

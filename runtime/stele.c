@@ -16,10 +16,14 @@
 #define STELE_LIBEXECDIR "/usr/local/libexec/stele"
 #endif
 
-extern const struct verb verb_run;
+extern const struct verb verb_run, verb_tokenize, verb_logprobs, verb_inspect, verb_verify;
 
 const struct verb *const verbs[] = {
     &verb_run,
+    &verb_tokenize,
+    &verb_logprobs,
+    &verb_inspect,
+    &verb_verify,
     NULL,
 };
 

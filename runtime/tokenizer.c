@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Encoding: the text is cut at added tokens; each stretch between is normalised, cut at the added tokens that are sought
- * in normalised text, cut into pieces by the pre-tokenizers, and each piece is byte-pair encoded. */
+/* Encoding: the text is cut at added tokens; each stretch between is normalised, cut at the added
+ * tokens that are sought in normalised text, cut into pieces by the pre-tokenizers, and each piece
+ * is byte-pair encoded. */
 #include "tokenizer.h"
 #include "bpe.h"
 #include "decode.h"
@@ -13,7 +14,8 @@
 /* A list of positions has 32 bits. */
 #define TEXT_MAX ((size_t)1 << 30)
 
-enum stele_status tokenizer_open(struct tokenizer *out, const uint8_t *section, uint64_t length, struct stele_error *err)
+enum stele_status tokenizer_open(struct tokenizer *out, const uint8_t *section, uint64_t length,
+                                 struct stele_error *err)
 {
     return vocab_open(&out->vocab, section, length, err);
 }
@@ -31,12 +33,12 @@ bool tokenizer_is_special(const struct tokenizer *t, uint32_t id)
     return vocab_token(&t->vocab, id, &text, &length, &flags) && (flags & TOKEN_SPECIAL);
 }
 
-/* ----------------------------------------------------------------------------------------------------- added tokens */
+/* -------------------------------------------------------------------------------- added tokens */
 
 /* A trie of added tokens, where it is mapped. */
 struct trie {
-    const struct vocab_node *nodes; /* [node_count], the last a sentinel */
-    const uint32_t *edges;          /* [edge_count] */
+    const struct vocab_node *nodes;  /* [node_count], the last a sentinel */
+    const uint32_t *edges;           /* [edge_count] */
     const struct vocab_added *added; /* [added_count] */
     uint32_t node_count, edge_count, added_count;
 };
@@ -72,7 +74,8 @@ static uint32_t trie_child(const struct trie *t, uint32_t node, unsigned char by
 }
 
 /* The longest token that begins at `at`: its index in `added`, its end in *stop; or VOCAB_NONE. */
-static uint32_t trie_longest(const struct trie *t, const char *text, size_t length, size_t at, size_t *stop)
+static uint32_t trie_longest(const struct trie *t, const char *text, size_t length, size_t at,
+                             size_t *stop)
 {
     uint32_t found = VOCAB_NONE, node = 0;
     while (at < length && (node = trie_child(t, node, (unsigned char)text[at])) != VOCAB_NONE) {
@@ -87,7 +90,8 @@ static uint32_t trie_longest(const struct trie *t, const char *text, size_t leng
 
 uint32_t tokenizer_added_id(const struct tokenizer *t, const char *text, size_t bytes)
 {
-    static const enum vocab_table tables[2][2] = {{VOCAB_TRIE, VOCAB_TRIE_EDGES}, {VOCAB_NORMAL, VOCAB_NORMAL_EDGES}};
+    static const enum vocab_table tables[2][2] = {{VOCAB_TRIE, VOCAB_TRIE_EDGES},
+                                                  {VOCAB_NORMAL, VOCAB_NORMAL_EDGES}};
     for (int i = 0; i < 2; i++) {
         struct trie trie = trie_open(&t->vocab, tables[i][0], tables[i][1]);
         size_t stop = 0;
@@ -112,8 +116,8 @@ struct cutter {
     uint32_t space, word; /* class bits */
     const char *text;
     size_t length;
-    size_t at;   /* where the search goes on */
-    size_t done; /* what was given out, and the space that a token took */
+    size_t at;            /* where the search goes on */
+    size_t done;          /* what was given out, and the space that a token took */
     struct stretch token; /* found behind plain text */
     bool has_token;
 };
@@ -185,7 +189,7 @@ static bool cutter_next(struct cutter *c, struct stretch *out)
     return out->start < out->stop;
 }
 
-/* ----------------------------------------------------------------------------------------------------------- encode */
+/* -------------------------------------------------------------------------------------- encode */
 
 struct encoder {
     const struct vocab *vocab;
@@ -196,21 +200,25 @@ struct encoder {
     struct id_buffer out;
 };
 
-static struct cutter cutter_start(const struct encoder *e, bool normalized, const char *text, size_t length)
+static struct cutter cutter_start(const struct encoder *e, bool normalized, const char *text,
+                                  size_t length)
 {
     const struct vocab *v = e->vocab;
-    struct cutter c = {.space = v->header.space, .word = v->header.word, .text = text, .length = length};
+    struct cutter c = {
+        .space = v->header.space, .word = v->header.word, .text = text, .length = length};
     if (e->flags & TOKENIZER_PLAIN)
         return c;
-    c.trie = normalized ? trie_open(v, VOCAB_NORMAL, VOCAB_NORMAL_EDGES) : trie_open(v, VOCAB_TRIE, VOCAB_TRIE_EDGES);
-    for (uint32_t i = 0; c.trie.node_count && i < c.trie.nodes[1].edges && i < c.trie.edge_count; i++)
+    c.trie = normalized ? trie_open(v, VOCAB_NORMAL, VOCAB_NORMAL_EDGES)
+                        : trie_open(v, VOCAB_TRIE, VOCAB_TRIE_EDGES);
+    for (uint32_t i = 0; c.trie.node_count && i < c.trie.nodes[1].edges && i < c.trie.edge_count;
+         i++)
         c.begins[c.trie.edges[i] >> 24] = true;
     classes_open(&c.classes, v);
     return c;
 }
 
-static enum stele_status encode_pieces(struct encoder *e, const char *text, size_t length, bool at_start,
-                                       struct stele_error *err)
+static enum stele_status encode_pieces(struct encoder *e, const char *text, size_t length,
+                                       bool at_start, struct stele_error *err)
 {
     enum stele_status status = pretoken_start(&e->pretoken, text, length, at_start, err);
     while (!status) {
@@ -226,30 +234,33 @@ static enum stele_status encode_pieces(struct encoder *e, const char *text, size
 }
 
 /* A stretch between the added tokens of the text as it came. */
-static enum stele_status encode_stretch(struct encoder *e, const char *text, size_t length, bool at_start,
-                                        struct stele_error *err)
+static enum stele_status encode_stretch(struct encoder *e, const char *text, size_t length,
+                                        bool at_start, struct stele_error *err)
 {
     enum stele_status status = normalizer_run(&e->normalizer, text, length, &text, &length, err);
     struct cutter c = cutter_start(e, true, text, length);
     for (struct stretch s; !status && cutter_next(&c, &s);)
-        status = s.id != VOCAB_NONE
-                     ? id_append(&e->out, s.id, err)
-                     : encode_pieces(e, text + s.start, s.stop - s.start, at_start && !s.start, err);
+        status = s.id != VOCAB_NONE ? id_append(&e->out, s.id, err)
+                                    : encode_pieces(e, text + s.start, s.stop - s.start,
+                                                    at_start && !s.start, err);
     return status;
 }
 
-static enum stele_status encode_text(struct encoder *e, const char *text, size_t length, struct stele_error *err)
+static enum stele_status encode_text(struct encoder *e, const char *text, size_t length,
+                                     struct stele_error *err)
 {
     enum stele_status status = STELE_OK;
     struct cutter c = cutter_start(e, false, text, length);
     for (struct stretch s; !status && cutter_next(&c, &s);)
-        status = s.id != VOCAB_NONE ? id_append(&e->out, s.id, err)
-                                    : encode_stretch(e, text + s.start, s.stop - s.start, !s.start, err);
+        status = s.id != VOCAB_NONE
+                     ? id_append(&e->out, s.id, err)
+                     : encode_stretch(e, text + s.start, s.stop - s.start, !s.start, err);
     return status;
 }
 
 /* What the post-processor puts around the ids of the text. */
-static enum stele_status encode_whole(struct encoder *e, const char *text, size_t length, struct stele_error *err)
+static enum stele_status encode_whole(struct encoder *e, const char *text, size_t length,
+                                      struct stele_error *err)
 {
     const uint32_t *template = vocab_records(e->vocab, VOCAB_TEMPLATE);
     uint32_t count = vocab_count(e->vocab, VOCAB_TEMPLATE);
@@ -257,7 +268,8 @@ static enum stele_status encode_whole(struct encoder *e, const char *text, size_
         return encode_text(e, text, length, err);
     enum stele_status status = STELE_OK;
     for (uint32_t i = 0; i < count && !status; i++)
-        status = template[i] == TEMPLATE_TEXT ? encode_text(e, text, length, err) : id_append(&e->out, template[i], err);
+        status = template[i] == TEMPLATE_TEXT ? encode_text(e, text, length, err)
+                                              : id_append(&e->out, template[i], err);
     return status;
 }
 
@@ -265,19 +277,22 @@ static enum stele_status check_ids(const struct encoder *e, struct stele_error *
 {
     for (size_t i = 0; i < e->out.count; i++)
         if (e->out.ids[i] >= e->vocab->header.ids)
-            return stele_fail(err, STELE_INPUT, "tokenizer section: a table gives id %" PRIu32 ", of %" PRIu32 " ids",
+            return stele_fail(err, STELE_INPUT,
+                              "tokenizer section: a table gives id %" PRIu32 ", of %" PRIu32 " ids",
                               e->out.ids[i], e->vocab->header.ids);
     return STELE_OK;
 }
 
-enum stele_status tokenizer_encode(const struct tokenizer *t, const char *text, size_t bytes, unsigned flags,
-                                   uint32_t **ids, size_t *count, struct stele_error *err)
+enum stele_status tokenizer_encode(const struct tokenizer *t, const char *text, size_t bytes,
+                                   unsigned flags, uint32_t **ids, size_t *count,
+                                   struct stele_error *err)
 {
     *ids = NULL;
     *count = 0;
     if (bytes > TEXT_MAX)
-        return stele_fail(err, STELE_INPUT, "the text has %zu bytes, more than the %zu that stele encodes at once", bytes,
-                          TEXT_MAX);
+        return stele_fail(err, STELE_INPUT,
+                          "the text has %zu bytes, more than the %zu that stele encodes at once",
+                          bytes, TEXT_MAX);
     size_t good = utf8_valid(text, bytes);
     if (good < bytes)
         return stele_fail(err, STELE_INPUT, "the text is not UTF-8: byte 0x%02x at offset %zu",
@@ -308,10 +323,11 @@ enum stele_status tokenizer_encode(const struct tokenizer *t, const char *text, 
     return status;
 }
 
-/* ----------------------------------------------------------------------------------------------------------- decode */
+/* -------------------------------------------------------------------------------------- decode */
 
 /* Gives a buffer's bytes away, with a NUL behind them. */
-static enum stele_status give_text(struct text_buffer *b, char **text, size_t *bytes, struct stele_error *err)
+static enum stele_status give_text(struct text_buffer *b, char **text, size_t *bytes,
+                                   struct stele_error *err)
 {
     *bytes = b->length;
     enum stele_status status = text_append(b, "", 1, err);
@@ -324,8 +340,9 @@ static enum stele_status give_text(struct text_buffer *b, char **text, size_t *b
     return STELE_OK;
 }
 
-enum stele_status tokenizer_decode(const struct tokenizer *t, const uint32_t *ids, size_t count, bool skip_special,
-                                   char **text, size_t *bytes, struct stele_error *err)
+enum stele_status tokenizer_decode(const struct tokenizer *t, const uint32_t *ids, size_t count,
+                                   bool skip_special, char **text, size_t *bytes,
+                                   struct stele_error *err)
 {
     *text = NULL;
     *bytes = 0;
@@ -341,8 +358,8 @@ enum stele_status tokenizer_decode(const struct tokenizer *t, const uint32_t *id
     return status;
 }
 
-enum stele_status tokenizer_piece(const struct tokenizer *t, uint32_t id, char **bytes, size_t *length,
-                                  struct stele_error *err)
+enum stele_status tokenizer_piece(const struct tokenizer *t, uint32_t id, char **bytes,
+                                  size_t *length, struct stele_error *err)
 {
     *bytes = NULL;
     *length = 0;
@@ -354,9 +371,10 @@ enum stele_status tokenizer_piece(const struct tokenizer *t, uint32_t id, char *
     return status;
 }
 
-/* The prompt's ids go through the decoder like the others, and what they make certain is dropped. What decode(prompt)
- * has beyond that is `owed`: it is taken off the text that follows for as long as the two agree; they part where the
- * prompt ended in the middle of a character that the ids complete. */
+/* The prompt's ids go through the decoder like the others, and what they make certain is dropped.
+ * What decode(prompt) has beyond that is `owed`: it is taken off the text that follows for as long
+ * as the two agree; they part where the prompt ended in the middle of a character that the ids
+ * complete. */
 struct tokenizer_stream {
     struct decoder decoder;
     char *owed; /* malloc'ed: decode(prompt) */
@@ -366,8 +384,8 @@ struct tokenizer_stream {
 /* Leaves out what is owed, character by character. */
 static void settle(struct tokenizer_stream *s, const char **text, size_t *bytes)
 {
-    *text = s->decoder.text.data;
     *bytes = s->decoder.text.length;
+    *text = *bytes ? s->decoder.text.data : "";
     while (*bytes && s->owed_at < s->owed_length) {
         size_t n = utf8_length((unsigned char)**text), left = s->owed_length - s->owed_at;
         if (n > *bytes || n > left || memcmp(*text, s->owed + s->owed_at, n)) {
@@ -380,14 +398,16 @@ static void settle(struct tokenizer_stream *s, const char **text, size_t *bytes)
     }
 }
 
-enum stele_status tokenizer_stream_open(struct tokenizer_stream **out, const struct tokenizer *t, const uint32_t *prompt,
-                                        size_t count, struct stele_error *err)
+enum stele_status tokenizer_stream_open(struct tokenizer_stream **out, const struct tokenizer *t,
+                                        const uint32_t *prompt, size_t count,
+                                        struct stele_error *err)
 {
     *out = NULL;
     struct tokenizer_stream *s = calloc(1, sizeof *s);
     if (!s)
         return stele_fail(err, STELE_SYSTEM, "no memory to decode text");
-    enum stele_status status = tokenizer_decode(t, prompt, count, true, &s->owed, &s->owed_length, err);
+    enum stele_status status =
+        tokenizer_decode(t, prompt, count, true, &s->owed, &s->owed_length, err);
     if (!status)
         status = decoder_open(&s->decoder, &t->vocab, true, err);
     for (size_t i = 0; i < count && !status; i++)
@@ -402,8 +422,8 @@ enum stele_status tokenizer_stream_open(struct tokenizer_stream **out, const str
     return STELE_OK;
 }
 
-enum stele_status tokenizer_stream_push(struct tokenizer_stream *s, uint32_t id, const char **text, size_t *bytes,
-                                        struct stele_error *err)
+enum stele_status tokenizer_stream_push(struct tokenizer_stream *s, uint32_t id, const char **text,
+                                        size_t *bytes, struct stele_error *err)
 {
     s->decoder.text.length = 0;
     enum stele_status status = decoder_push(&s->decoder, id, err);

@@ -16,6 +16,9 @@ struct rope_reader {
     uint32_t pairs;
     float *frequencies; /* [pairs]: plain ones to begin with */
     float magnitude;
+    float *long_frequencies; /* [pairs] */
+    float long_magnitude;
+    uint32_t long_above; /* positions; 0: one set only */
 };
 
 /* A positive number of the rope object; `absent` 0: it must be there. */
@@ -103,6 +106,46 @@ static void rope_yarn(struct rope_reader *r)
     r->magnitude = (float)field(r, "attention_factor", magnitude);
 }
 
+/* Each frequency divided by its factor. False, and refused, where the list is not one positive number for each pair. */
+static bool divide_by_list(struct rope_reader *r, const char *name, float *frequencies)
+{
+    const json_t *list = json_object_get(r->rope.value, name);
+    bool good = json_is_array(list) && json_array_size(list) == r->pairs;
+    for (uint32_t i = 0; good && i < r->pairs; i++) {
+        double factor = json_number_value(json_array_get(list, i));
+        good = factor > 0;
+        /* transformers: 1 / (factors * theta ** exponents) */
+        frequencies[i] = 1.0f / ((float)factor * (1.0f / frequencies[i]));
+    }
+    if (!good)
+        config_refuse(r->config, r->key, name);
+    return good;
+}
+
+/* Short factors up to the original length, long ones for contexts above it (LongRoPE, as Phi-3 has it). */
+static void rope_longrope(struct rope_reader *r)
+{
+    double most = (double)config_count(r->config, "max_position_embeddings", 2048, UINT32_MAX);
+    double original = (double)config_count(r->config, "original_max_position_embeddings", 0, PLAN_CONTEXT_MAX);
+    if (original == 0)
+        original = original_positions(r);
+    memcpy(r->long_frequencies, r->frequencies, r->pairs * sizeof *r->frequencies);
+    if (!divide_by_list(r, "short_factor", r->frequencies) || !divide_by_list(r, "long_factor", r->long_frequencies))
+        return;
+    double factor = field(r, "factor", most / original);
+    double magnitude = factor <= 1 ? 1 : sqrt(1 + log(factor) / log(original));
+    r->magnitude = r->long_magnitude = (float)field(r, "attention_factor", magnitude);
+    r->magnitude = (float)field(r, "short_mscale", (double)r->magnitude);
+    r->long_magnitude = (float)field(r, "long_mscale", (double)r->long_magnitude);
+    r->long_above = (uint32_t)original;
+}
+
+/* `dynamic` changes nothing within the trained length, and a longer context is refused when a session is opened. */
+static void rope_dynamic(struct rope_reader *r)
+{
+    field(r, "factor", 0);
+}
+
 /* The types, and the fields that each reads besides its name and theta. */
 static const struct {
     const char *name;
@@ -118,6 +161,11 @@ static const struct {
      rope_yarn,
      {"factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "truncate", "mscale", "mscale_all_dim",
       "attention_factor", NULL}},
+    {"longrope",
+     rope_longrope,
+     {"short_factor", "long_factor", "factor", "original_max_position_embeddings", "attention_factor", "short_mscale",
+      "long_mscale", NULL}},
+    {"dynamic", rope_dynamic, {"factor", "original_max_position_embeddings", NULL}},
 };
 
 /* Fields of the rope object that the type does not read and that say something are refused. */
@@ -167,7 +215,8 @@ uint32_t emit_rope_of(struct config *c, struct emitter *e, struct config_rope ro
     r.key = json_object_get(c->root, "rope_parameters") ? "rope_parameters" : "rope_scaling";
     if (!(rope.theta > 1 && rope.theta < 1e12))
         config_refuse(c, "rope_theta", "a number above 1 is needed");
-    r.frequencies = calloc(pairs + (size_t)1, sizeof *r.frequencies);
+    r.frequencies = calloc(2 * (size_t)pairs + 2, sizeof *r.frequencies);
+    r.long_frequencies = r.frequencies + pairs;
     if (!r.frequencies) {
         c->status = c->status == STELE_OK ? stele_fail(c->err, STELE_SYSTEM, "no memory for RoPE") : c->status;
         return 0;
@@ -175,6 +224,8 @@ uint32_t emit_rope_of(struct config *c, struct emitter *e, struct config_rope ro
     plain_frequencies(r.frequencies, rope.theta, pairs);
     apply_type(&r);
     uint32_t index = c->status == STELE_OK ? emit_rope(e, r.frequencies, pairs, r.magnitude) : 0;
+    if (c->status == STELE_OK && r.long_above)
+        emit_long_rope(e, index, r.long_above, r.long_frequencies, r.long_magnitude);
     free(r.frequencies);
     return index;
 }

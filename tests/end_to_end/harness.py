@@ -110,7 +110,7 @@ def test(function=None, *, needs=None):
         except Exception:  # noqa: BLE001 - a failing test of any kind
             failed += 1
             print(f"FAIL  {name}")
-            traceback.print_exc(file=sys.stdout)
+            print(traceback.format_exc(limit=-2)[-1500:])
         sys.stdout.flush()
         return f
 

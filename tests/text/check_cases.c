@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the `tokenizers` library makes of texts with whole vocabularies, case by case: every tokenizer.json of the test
- * data with its cases.json and decode_cases.json (shared/tokenizers, its synthetic/, shared/models), and the repository's
- * own in fixtures/. STELE_TEST_DATA names the data; what is not there is counted and printed. */
+/* What the `tokenizers` library makes of texts with whole vocabularies, case by case: every
+ * tokenizer.json of the test data with its cases.json and decode_cases.json (shared/tokenizers, its
+ * synthetic/, shared/models), and the repository's own in fixtures/. STELE_TEST_DATA names the
+ * data; what is not there is counted and printed. */
 #include <check.h>
 #include <dirent.h>
 #include <inttypes.h>
@@ -19,7 +20,7 @@ enum { FOLDERS_MAX = 512, SHOWN_MAX = 5 };
 static char *folders[FOLDERS_MAX]; /* each holds a tokenizer.json */
 static int folder_count, absent_count;
 
-/* ------------------------------------------------------------------------------------------------------ one folder */
+/* ---------------------------------------------------------------------------------- one folder */
 
 struct run {
     const char *folder;
@@ -62,10 +63,12 @@ static void check_encode(struct run *r, const json_t *text, const json_t *want, 
     struct stele_error err = {0};
     size_t want_count, count;
     uint32_t *wanted = ids_of(want, &want_count), *ids;
-    enum stele_status status = tokenizer_encode(&r->tokenizer, json_string_value(text), json_string_length(text), flags,
-                                                &ids, &count, &err);
+    enum stele_status status =
+        tokenizer_encode(&r->tokenizer, json_string_value(text), json_string_length(text), flags,
+                         &ids, &count, &err);
     if (status || count != want_count || (count && memcmp(ids, wanted, count * sizeof *ids))) {
-        wrong(r, status ? err.text : "encodes otherwise", json_string_value(text), json_string_length(text));
+        wrong(r, status ? err.text : "encodes otherwise", json_string_value(text),
+              json_string_length(text));
         if (r->wrong <= SHOWN_MAX) {
             print_ids("want", wanted, want_count);
             print_ids("got ", ids, count);
@@ -83,16 +86,20 @@ static void check_decode(struct run *r, const json_t *list, const json_t *want, 
     size_t count, bytes;
     uint32_t *ids = ids_of(list, &count);
     char *text;
-    enum stele_status status = tokenizer_decode(&r->tokenizer, ids, count, skip_special, &text, &bytes, &err);
-    if (status || bytes != json_string_length(want) || memcmp(text, json_string_value(want), bytes)) {
-        wrong(r, status ? err.text : "decodes otherwise, wanted", json_string_value(want), json_string_length(want));
+    enum stele_status status =
+        tokenizer_decode(&r->tokenizer, ids, count, skip_special, &text, &bytes, &err);
+    if (status || bytes != json_string_length(want) ||
+        memcmp(text, json_string_value(want), bytes)) {
+        wrong(r, status ? err.text : "decodes otherwise, wanted", json_string_value(want),
+              json_string_length(want));
         wrong(r, "    got", text, bytes);
     }
     free(text);
     free(ids);
 }
 
-/* A stream over ids[0, cut) as prompt and the rest one by one gives decode(all) less decode(prompt). */
+/* A stream over ids[0, cut) as prompt and the rest one by one gives decode(all) less
+ * decode(prompt). */
 static void check_stream(struct run *r, const json_t *list, const json_t *want)
 {
     if (!want)
@@ -103,7 +110,8 @@ static void check_stream(struct run *r, const json_t *list, const json_t *want)
     char *owed, *all = malloc(json_string_length(want) + 64);
     const char *text;
     struct tokenizer_stream *s;
-    ck_assert_int_eq(tokenizer_decode(&r->tokenizer, ids, cut, true, &owed, &owed_bytes, NULL), STELE_OK);
+    ck_assert_int_eq(tokenizer_decode(&r->tokenizer, ids, cut, true, &owed, &owed_bytes, NULL),
+                     STELE_OK);
     ck_assert_int_eq(tokenizer_stream_open(&s, &r->tokenizer, ids, cut, NULL), STELE_OK);
     for (size_t i = cut; i <= count; i++) {
         enum stele_status status = i < count ? tokenizer_stream_push(s, ids[i], &text, &bytes, NULL)
@@ -135,7 +143,8 @@ static void check_case(struct run *r, const json_t *c)
         check_encode(r, text, ids, TOKENIZER_BARE);
         check_encode(r, text, special, 0);
     }
-    const json_t *all = json_object_get(c, "decoded_special"), *skip = json_object_get(c, "decoded_skip");
+    const json_t *all = json_object_get(c, "decoded_special"),
+                 *skip = json_object_get(c, "decoded_skip");
     if (all) { /* the models' cases: decode(ids_special) with and without special tokens */
         check_decode(r, special, all, false);
         skip = json_object_get(c, "decoded");
@@ -161,14 +170,17 @@ static json_t *read_cases(const char *folder, const char *name)
 static void open_section(struct run *r, const uint8_t *section, size_t length)
 {
     struct stele_error err;
-    ck_assert_msg(!tokenizer_open(&r->tokenizer, section, length, &err), "%s: %s", r->folder, err.text);
+    ck_assert_msg(!tokenizer_open(&r->tokenizer, section, length, &err), "%s: %s", r->folder,
+                  err.text);
 }
 
-static void check_refused(struct run *r, const json_t *cases, enum stele_status status, const struct stele_error *err)
+static void check_refused(struct run *r, const json_t *cases, enum stele_status status,
+                          const struct stele_error *err)
 {
     const char *component = json_string_value(json_object_get(cases, "component"));
-    ck_assert_msg(status == STELE_INPUT && strstr(err->text, component), "%s: not refused naming %s: %s", r->folder,
-                  component, status ? err->text : "accepted");
+    ck_assert_msg(status == STELE_INPUT && strstr(err->text, component),
+                  "%s: not refused naming %s: %s", r->folder, component,
+                  status ? err->text : "accepted");
 }
 
 START_TEST(every_case_is_the_librarys)
@@ -202,7 +214,7 @@ START_TEST(every_case_is_the_librarys)
 }
 END_TEST
 
-/* ---------------------------------------------------------------------------------------------------------- folders */
+/* ------------------------------------------------------------------------------------- folders */
 
 static int by_name(const void *a, const void *b)
 {
@@ -251,7 +263,8 @@ int main(void)
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
     int failed = srunner_ntests_failed(runner);
-    printf("%d vocabularies, %d failed, %d folders of test data absent\n", folder_count, failed, absent_count);
+    printf("%d vocabularies, %d failed, %d folders of test data absent\n", folder_count, failed,
+           absent_count);
     srunner_free(runner);
     for (int i = 0; i < folder_count; i++)
         free(folders[i]);
