@@ -3,7 +3,8 @@
  *
  * One reservation holds all scratch, touched as it is used:
  *
- *     slots [scratch_numbers] | q [rows][k32] | scale, sum [rows][k32 / 32] | per thread: tile, two attention sums
+ *     slots [scratch_numbers] | q [rows][k32] | scale, sum [rows][k32 / 32] | rows of an expert
+ *     | per thread: tile, two attention sums
  *
  * A matrix is cut by panels, so a thread reads the same part of the image in every step. Which thread computes what, and
  * in which tiles, changes no bit: kernels never split a chain. */
@@ -41,6 +42,8 @@ struct blas_device {
     float *scale;
     int32_t *sum;
     struct thread_scratch *threads; /* [setup.threads] */
+    uint32_t *expert_rows;          /* [rows_max]: rows of the expert at work */
+    float *expert_weights;
 };
 
 static float *row_of(const struct blas_device *d, struct blas_view view, size_t row)
@@ -94,6 +97,8 @@ static size_t lay_out(struct blas_device *d)
     d->q = carve(d, &at, rows * k32);
     d->scale = carve(d, &at, rows * (k32 / GROUP) * sizeof(float));
     d->sum = carve(d, &at, rows * (k32 / GROUP) * sizeof(int32_t));
+    d->expert_rows = carve(d, &at, rows * sizeof *d->expert_rows);
+    d->expert_weights = carve(d, &at, rows * sizeof *d->expert_weights);
     for (size_t t = 0; t < d->setup.threads; t++) {
         d->threads[t].tile = carve(d, &at, TILE_NUMBERS * sizeof(float));
         carve_sum(d, &at, &d->threads[t].sum);
@@ -303,6 +308,8 @@ static void product_work(void *context, size_t thread, size_t threads)
     size_t bytes = panel_bytes(w->type, w->k), from, to;
     pool_share(panel_count(w->rows) / p->unit, thread, threads, &from, &to);
     size_t rows = p->count < TILE_ROWS ? p->count : TILE_ROWS;
+    while (rows * p->unit * PANEL_ROWS > TILE_NUMBERS) /* a router's unit is all its panels */
+        rows = (rows + 1) / 2;
     size_t panels = TILE_NUMBERS / (PANEL_ROWS * rows) / p->unit * p->unit;
     for (size_t panel = from * p->unit; panel < to * p->unit; panel += panels) {
         size_t n = to * p->unit - panel < panels ? to * p->unit - panel : panels;
@@ -405,6 +412,191 @@ static void cpu_logits(struct blas_device *d, const struct op_logits *op, size_t
         .op = &target,
         .finish = finish_logits,
     };
+    run_product(&p);
+}
+
+/* ---- experts ---- */
+
+enum { EXPERTS_MAX = 1024 };
+
+/* The `top` largest of n logits, ties to the lower id, as ids ascending. */
+static void choose_experts(const float *logits, size_t n, size_t top, uint16_t *chosen)
+{
+    for (size_t i = 0; i < top; i++) {
+        size_t best = SIZE_MAX;
+        for (size_t j = 0; j < n; j++) {
+            bool taken = false;
+            for (size_t k = 0; k < i; k++)
+                taken = taken || chosen[k] == j;
+            if (!taken && (best == SIZE_MAX || logits[j] > logits[best]))
+                best = j;
+        }
+        chosen[i] = (uint16_t)best;
+    }
+    for (size_t i = 1; i < top; i++) /* few: sorted by insertion */
+        for (size_t j = i; j && chosen[j - 1] > chosen[j]; j--) {
+            uint16_t swap = chosen[j];
+            chosen[j] = chosen[j - 1];
+            chosen[j - 1] = swap;
+        }
+}
+
+/* NUMBERS.md, "Experts": weights of the chosen. */
+static void weigh_experts(const struct blas_kernels *kernels, const struct op_router *op, const float *logits,
+                          const uint16_t *chosen, float *weights)
+{
+    float largest, all, sum = 0;
+    kernels->log_sum(&largest, &all, logits, op->weight.rows);
+    for (size_t i = 0; i < op->top; i++) {
+        weights[i] = num_exp(logits[chosen[i]] - largest);
+        if (op->routing != BLAS_ROUTING_CHOSEN)
+            weights[i] = weights[i] / all;
+        sum = sum + weights[i];
+    }
+    if (op->routing != BLAS_ROUTING_ALL)
+        for (size_t i = 0; i < op->top; i++)
+            weights[i] = weights[i] / sum;
+}
+
+static void finish_router(const struct product *p, float *tile, size_t row, size_t rows, size_t panel, size_t panels)
+{
+    const struct op_router *op = p->op;
+    size_t n = panels * PANEL_ROWS;
+    (void)panel; /* the unit holds all panels */
+    if (op->bias)
+        add_bias(tile, op->bias, rows, n);
+    for (size_t r = 0; r < rows; r++) {
+        uint16_t chosen[EXPERTS_MAX];
+        float *out = row_of(p->device, op->out, row + r);
+        choose_experts(tile + r * n, op->weight.rows, op->top, chosen);
+        for (size_t i = 0; i < op->top; i++)
+            out[i] = (float)chosen[i];
+        weigh_experts(p->device->kernels, op, tile + r * n, chosen, out + op->top);
+    }
+}
+
+static void cpu_router(struct blas_device *d, const struct op_router *op)
+{
+    struct product p = {
+        .device = d,
+        .weight = &op->weight,
+        .in = op->in,
+        .count = d->step->count,
+        .unit = panel_count(op->weight.rows),
+        .op = op,
+        .finish = finish_router,
+    };
+    run_product(&p);
+}
+
+/* The rows of a step that one expert works on. */
+struct expert_job {
+    const struct op_experts *op;
+    size_t count;
+    uint32_t *rows;  /* [count] */
+    float *weights;  /* [count] */
+};
+
+/* Rows whose route names the expert. */
+static void collect_rows(struct blas_device *d, struct expert_job *job, size_t expert)
+{
+    job->count = 0;
+    for (size_t r = 0; r < d->step->count; r++) {
+        const float *route = row_of(d, job->op->route, r);
+        for (size_t i = 0; i < job->op->top; i++)
+            if (route[i] == (float)expert) {
+                job->rows[job->count] = (uint32_t)r;
+                job->weights[job->count++] = route[job->op->top + i];
+            }
+    }
+}
+
+static void finish_up(const struct product *p, float *tile, size_t row, size_t rows, size_t panel, size_t panels)
+{
+    const struct expert_job *job = p->op;
+    size_t n = panels * PANEL_ROWS, column = panel * PANEL_ROWS / p->unit, width = n / p->unit;
+    for (size_t r = 0; r < rows; r++) {
+        if (job->op->gate)
+            apply_gate(p->device->kernels, tile + r * n, n);
+        memcpy(row_of(p->device, job->op->gated, row + r) + column, tile + r * n, width * sizeof *tile);
+    }
+}
+
+static void finish_down(const struct product *p, float *tile, size_t row, size_t rows, size_t panel, size_t panels)
+{
+    const struct expert_job *job = p->op;
+    size_t n = panels * PANEL_ROWS;
+    for (size_t r = 0; r < rows; r++) {
+        float *sum = row_of(p->device, job->op->sum, job->rows[row + r]) + panel * PANEL_ROWS;
+        for (size_t i = 0; i < n; i++)
+            sum[i] = fmaf(job->weights[row + r], tile[r * n + i], sum[i]);
+    }
+}
+
+static void run_expert(struct blas_device *d, struct expert_job *job, size_t expert)
+{
+    const struct op_experts *op = job->op;
+    struct blas_matrix up = op->up.first, down = op->down.first;
+    up.panels = (const uint8_t *)up.panels + expert * op->up.stride;
+    down.panels = (const uint8_t *)down.panels + expert * op->down.stride;
+    for (size_t i = 0; i < job->count; i++)
+        memcpy(row_of(d, op->gathered, i), row_of(d, op->in, job->rows[i]), up.k * sizeof(float));
+    struct product p = {.device = d,
+                        .weight = &up,
+                        .in = op->gathered,
+                        .count = job->count,
+                        .unit = op->gate ? 2 : 1,
+                        .op = job,
+                        .finish = finish_up};
+    run_product(&p);
+    p = (struct product){
+        .device = d, .weight = &down, .in = op->gated, .count = job->count, .unit = 1, .op = job, .finish = finish_down};
+    run_product(&p);
+}
+
+static void cpu_experts(struct blas_device *d, const struct op_experts *op)
+{
+    struct expert_job job = {.op = op, .rows = d->expert_rows, .weights = d->expert_weights};
+    size_t n = round_up(op->down.first.rows, PANEL_ROWS);
+    for (size_t r = 0; r < d->step->count; r++)
+        memset(row_of(d, op->sum, r), 0, n * sizeof(float));
+    for (size_t expert = 0; expert < op->up.count; expert++) {
+        collect_rows(d, &job, expert);
+        if (job.count)
+            run_expert(d, &job, expert);
+    }
+    for (size_t r = 0; r < d->step->count; r++) {
+        float *sum = row_of(d, op->sum, r), *out = row_of(d, op->out, r);
+        const float *residual = op->has_residual ? row_of(d, op->residual, r) : NULL;
+        for (size_t i = 0; i < n; i++) {
+            float y = op->scale != 1 ? sum[i] * op->scale : sum[i];
+            out[i] = residual ? residual[i] + y : y;
+        }
+    }
+}
+
+static void finish_gate(const struct product *p, float *tile, size_t row, size_t rows, size_t panel, size_t panels)
+{
+    const struct op_gate *op = p->op;
+    struct blas_device *d = p->device;
+    (void)panel, (void)panels; /* one panel, whose first row is the weight */
+    for (size_t r = 0; r < rows; r++) {
+        const float *branch = row_of(d, op->branch, row + r), *residual = row_of(d, op->residual, row + r);
+        float *out = row_of(d, op->out, row + r), gate = 1.0f / (1.0f + num_exp(-tile[r * PANEL_ROWS]));
+        for (size_t i = 0; i < op->n; i++)
+            out[i] = residual[i] + gate * branch[i];
+    }
+}
+
+static void cpu_gate(struct blas_device *d, const struct op_gate *op)
+{
+    struct product p = {.device = d,
+                        .weight = &op->weight,
+                        .in = op->in,
+                        .count = d->step->count,
+                        .unit = 1,
+                        .op = op,
+                        .finish = finish_gate};
     run_product(&p);
 }
 
@@ -526,6 +718,9 @@ const struct blas_backend blas_cpu = {
     .linear = cpu_linear,
     .rope_kv = cpu_rope_kv,
     .attention = cpu_attention,
+    .router = cpu_router,
+    .experts = cpu_experts,
+    .gate = cpu_gate,
     .logits = cpu_logits,
     .peek = cpu_peek,
     .memory = cpu_memory,

@@ -92,6 +92,40 @@ struct op_attention {
     struct blas_kv kv;
 };
 
+/* A bank of matrices of one shape, expert e's at panels + e * stride. */
+struct blas_bank {
+    struct blas_matrix first;
+    size_t stride;
+    size_t count;
+};
+
+enum blas_routing { BLAS_ROUTING_ALL, BLAS_ROUTING_NORMED, BLAS_ROUTING_CHOSEN };
+
+struct op_router {
+    struct blas_view in, out; /* out: [top] ids ascending, [top] weights */
+    struct blas_matrix weight;
+    const float *bias; /* NULL: none */
+    size_t top;
+    enum blas_routing routing;
+};
+
+struct op_experts {
+    struct blas_view in, route, out, residual;
+    struct blas_view gathered, gated, sum; /* scratch */
+    struct blas_bank up, down;
+    size_t top;
+    bool gate; /* silu(gate) * up */
+    bool has_residual;
+    float scale;
+};
+
+/* out = residual + sigmoid(weight * in) * branch. */
+struct op_gate {
+    struct blas_view in, branch, out, residual;
+    struct blas_matrix weight; /* one row */
+    size_t n;
+};
+
 struct op_logits {
     struct blas_view in;
     struct blas_matrix head;
@@ -130,6 +164,10 @@ struct blas_backend {
     /* False if a key or value has no finite value in the KV type; *row is the first such row. */
     bool (*rope_kv)(struct blas_device *device, const struct op_rope_kv *op, size_t *row);
     void (*attention)(struct blas_device *device, const struct op_attention *op);
+
+    void (*router)(struct blas_device *device, const struct op_router *op);
+    void (*experts)(struct blas_device *device, const struct op_experts *op);
+    void (*gate)(struct blas_device *device, const struct op_gate *op);
 
     /* Logits of the rows [from, from + count) of the step into out[count][head.rows], in host memory. */
     void (*logits)(struct blas_device *device, const struct op_logits *op, size_t from, size_t count, float *out);

@@ -113,7 +113,7 @@ static enum stele_status compile(struct conversion *v)
         status = emit_plan(&v->emitter, &v->plan, &v->plan_length, &v->tensors, &v->tensors_length);
     struct plan plan;
     if (status == STELE_OK) /* what the runtime will check */
-        status = plan_open(&plan, v->plan, v->plan_length, v->tensors, v->tensors_length, emit_weights_bytes(&v->emitter),
+        status = plan_open(&plan, v->plan, v->plan_length, v->tensors, v->tensors_length, v->emitter.weights_bytes,
                            v->options->target, v->err);
     return status;
 }
@@ -179,7 +179,7 @@ static enum stele_status compile_text(struct conversion *v)
 
 static enum stele_status write_weights(struct conversion *v)
 {
-    uint64_t align = emit_weights_bytes(&v->emitter) >= ALIGN_FROM_BYTES ? IMAGE_CHUNK : IMAGE_PAGE;
+    uint64_t align = v->emitter.weights_bytes >= ALIGN_FROM_BYTES ? IMAGE_CHUNK : IMAGE_PAGE;
     enum stele_status status = image_begin_section(v->writer, SECTION_WEIGHTS, align, v->err);
     if (status == STELE_OK)
         status = pack_weights(&v->emitter, v->writer, v->options->threads, v->options->progress, v->options->context);
@@ -188,7 +188,7 @@ static enum stele_status write_weights(struct conversion *v)
 
 static enum stele_status write_image(struct conversion *v)
 {
-    uint64_t expected = emit_weights_bytes(&v->emitter) + v->vocabulary_length + v->plan_length + v->tensors_length;
+    uint64_t expected = v->emitter.weights_bytes + v->vocabulary_length + v->plan_length + v->tensors_length;
     enum stele_status status = image_begin(&v->writer, v->options->target, v->options->replace, expected, v->err);
     if (status == STELE_OK)
         status = image_write_section(v->writer, SECTION_PLAN, v->plan, v->plan_length, v->err);

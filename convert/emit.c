@@ -35,6 +35,8 @@ void emit_close(struct emitter *e)
     free(e->states);
     free(e->ropes);
     free(e->constants);
+    for (uint32_t i = 0; i < e->recipe_count; i++)
+        free(e->recipes[i].parts);
     free(e->recipes);
 }
 
@@ -107,7 +109,7 @@ static enum tensor_type matrix_type(const struct emitter *e, enum matrix_use use
         [SOURCE_F32] = TENSOR_F32, [SOURCE_F16] = TENSOR_F16, [SOURCE_BF16] = TENSOR_BF16, [SOURCE_OTHER] = TENSOR_F32};
     if (e->weights == TENSOR_Q4 && use == USE_VOCABULARY)
         return TENSOR_Q8;
-    if (e->weights >= 0)
+    if (e->weights >= 0 && !(use == USE_ROUTER && type_quantised((enum tensor_type)e->weights)))
         return (enum tensor_type)e->weights;
     enum tensor_type type = parts[0].tensor ? of_source[parts[0].tensor->type] : TENSOR_F32;
     for (size_t i = 1; i < n; i++) /* parts of unlike types meet in the one that holds both */
@@ -122,13 +124,23 @@ static uint32_t push_recipe(struct emitter *e, struct recipe *r, const struct pa
     char name[IMAGE_NAME_MAX];
     vsnprintf(name, sizeof name, format, args);
     memcpy(r->record.name, name, strlen(name));
-    memcpy(r->parts, parts, n * sizeof *parts);
+    r->record.count = r->record.count ? r->record.count : 1;
+    size_t all = n * r->record.count;
+    r->parts = malloc(all * sizeof *parts);
+    if (!r->parts) {
+        e->status = stele_fail(e->err, STELE_SYSTEM, "%s: no memory for its plan", name);
+        return 0;
+    }
+    memcpy(r->parts, parts, all * sizeof *parts);
     r->part_count = n;
     r->record.bytes = tensor_bytes(r->record.type, r->record.layout, r->record.rows, r->record.columns);
     if (!r->record.bytes && e->status == STELE_OK)
         e->status = stele_fail(e->err, STELE_INPUT, "%s: %" PRIu64 " x %" PRIu64 " numbers are out of range", name,
                                r->record.rows, r->record.columns);
-    return push(e, &e->recipes, &e->recipe_count, sizeof *r, r) ? e->recipe_count - 1 : 0;
+    if (push(e, &e->recipes, &e->recipe_count, sizeof *r, r))
+        return e->recipe_count - 1;
+    free(r->parts);
+    return 0;
 }
 
 uint32_t emit_matrix(struct emitter *e, enum matrix_use use, uint64_t columns, const struct part *parts, size_t n,
@@ -137,12 +149,48 @@ uint32_t emit_matrix(struct emitter *e, enum matrix_use use, uint64_t columns, c
     struct recipe r = {.in_turn = in_turn};
     r.record.type = matrix_type(e, use, parts, n);
     r.record.layout = LAYOUT_PANELS;
-    r.record.rows = use == USE_VOCABULARY ? parts[0].rows : parts_rows(parts, n);
+    r.record.rows = use == USE_LINEAR ? parts_rows(parts, n) : parts[0].rows;
     r.record.columns = columns;
     va_list args;
     va_start(args, name);
     uint32_t index = push_recipe(e, &r, parts, n, name, args);
     va_end(args);
+    return index;
+}
+
+/* One bank; a format function, so that push_recipe gets its va_list. */
+__attribute__((format(printf, 6, 7))) static uint32_t push_bank(struct emitter *e, struct recipe *r, uint64_t columns,
+                                                                const struct part *parts, size_t n, const char *name,
+                                                                ...)
+{
+    r->record.type = matrix_type(e, USE_LINEAR, parts, n * r->record.count);
+    r->record.layout = LAYOUT_PANELS;
+    r->record.rows = parts_rows(parts, n);
+    r->record.columns = columns;
+    va_list args;
+    va_start(args, name);
+    uint32_t index = push_recipe(e, r, parts, n, name, args);
+    va_end(args);
+    return index;
+}
+
+uint32_t emit_bank(struct emitter *e, uint64_t columns, const struct part *gate, const struct part *up,
+                   const struct part *down, uint32_t experts, unsigned layer)
+{
+    struct recipe first = {.in_turn = true, .paired = true}, second = {0};
+    struct part *both = malloc(2 * (size_t)experts * sizeof *both);
+    first.record.count = second.record.count = experts;
+    if (!both) {
+        e->status = stele_fail(e->err, STELE_SYSTEM, "no memory for %" PRIu32 " experts", experts);
+        return 0;
+    }
+    for (uint32_t i = 0; i < experts; i++) {
+        both[2 * i] = gate[i];
+        both[2 * i + 1] = up[i];
+    }
+    uint32_t index = push_bank(e, &first, columns, both, 2, "layers.%u.experts.gate_up", layer);
+    push_bank(e, &second, gate[0].rows, down, 1, "layers.%u.experts.down", layer);
+    free(both);
     return index;
 }
 
@@ -264,6 +312,16 @@ static uint32_t lowest_offset(const struct emitter *e, const struct lifetime *li
     return offset;
 }
 
+/* An expert is a matrix of the first bank and one of the second behind it, and begins at a page. */
+static void place_bank(struct image_tensor *first, struct image_tensor *second, uint64_t *at)
+{
+    uint64_t expert = round_up(first->bytes + second->bytes, IMAGE_PAGE);
+    first->offset = round_up(*at, IMAGE_PAGE);
+    second->offset = first->offset + first->bytes;
+    first->stride = second->stride = first->count > 1 ? expert : 0;
+    *at = first->offset + expert * first->count;
+}
+
 enum stele_status emit_finish(struct emitter *e)
 {
     struct lifetime *lives = calloc(e->slot_count + (size_t)1, sizeof *lives);
@@ -278,17 +336,16 @@ enum stele_status emit_finish(struct emitter *e)
     }
     free(lives);
     uint64_t at = 0;
-    for (uint32_t i = 0; e->status == STELE_OK && i < e->recipe_count; i++) {
-        e->recipes[i].record.offset = at;
-        at = round_up(at + e->recipes[i].record.bytes, 64);
-    }
+    for (uint32_t i = 0; e->status == STELE_OK && i < e->recipe_count; i++)
+        if (e->recipes[i].paired) {
+            place_bank(&e->recipes[i].record, &e->recipes[i + 1].record, &at);
+            i++;
+        } else {
+            e->recipes[i].record.offset = at;
+            at = round_up(at + e->recipes[i].record.bytes, 64);
+        }
+    e->weights_bytes = at;
     return e->status;
-}
-
-uint64_t emit_weights_bytes(const struct emitter *e)
-{
-    const struct image_tensor *last = e->recipe_count ? &e->recipes[e->recipe_count - 1].record : NULL;
-    return last ? round_up(last->offset + last->bytes, 64) : 0;
 }
 
 enum stele_status emit_plan(const struct emitter *e, void **plan, size_t *plan_length, void **tensors,

@@ -16,22 +16,23 @@ struct part {
     uint64_t first, rows, step;
 };
 
-enum {
-    PARTS_MAX = 4,
-};
-
 /* How a tensor of the image is made of source tensors. Parts stand one behind the other, each padded to whole panels, or
  * in turn panel by panel. */
 struct recipe {
     struct image_tensor record;
-    struct part parts[PARTS_MAX];
+    struct part *parts; /* [record.count][part_count] */
     size_t part_count;
     bool in_turn;
+    bool paired; /* a bank whose matrices the next recipe's follow, expert by expert */
     float added; /* vectors: added to each number in binary32 */
 };
 
 /* What a matrix is for, which decides its type where --weights names q4. */
-enum matrix_use { USE_LINEAR, USE_VOCABULARY };
+enum matrix_use {
+    USE_LINEAR,
+    USE_VOCABULARY, /* embedding, head: rows are not padded, q8 where the rest is q4 */
+    USE_ROUTER,     /* small, and decides much: in the source's type where the rest is quantised */
+};
 
 struct emitter {
     struct checkpoint *source;
@@ -44,7 +45,8 @@ struct emitter {
     float *constants;
     struct recipe *recipes;
     uint32_t op_count, slot_count, state_count, rope_count, constant_count, recipe_count;
-    uint32_t slot_numbers; /* known after emit_finish */
+    uint32_t slot_numbers;  /* known after emit_finish */
+    uint64_t weights_bytes; /* likewise */
     struct stele_error *err;
     enum stele_status status;
 };
@@ -68,6 +70,10 @@ uint32_t emit_matrix(struct emitter *e, enum matrix_use use, uint64_t columns, c
 /* A vector joined and padded as the rows of a matrix are, for a bias. */
 uint32_t emit_bias(struct emitter *e, const struct part *parts, size_t n, bool in_turn, const char *name, ...)
     __attribute__((format(printf, 5, 6)));
+/* The two banks of a set of experts: gate and up in turn, then down, of `ffn` rows and `columns`. gate, up and down have
+ * `experts` parts each. The index of the first; the second follows it. */
+uint32_t emit_bank(struct emitter *e, uint64_t columns, const struct part *gate, const struct part *up,
+                   const struct part *down, uint32_t experts, unsigned layer);
 /* A vector as it stands, `added` to each number. */
 uint32_t emit_vector(struct emitter *e, const struct source_tensor *tensor, float added, const char *name, ...)
     __attribute__((format(printf, 4, 5)));
@@ -90,6 +96,5 @@ enum stele_status emit_finish(struct emitter *e);
 /* The sections "plan" and "tensors", malloc'ed. */
 enum stele_status emit_plan(const struct emitter *e, void **plan, size_t *plan_length, void **tensors,
                             size_t *tensors_length);
-uint64_t emit_weights_bytes(const struct emitter *e);
 
 #endif

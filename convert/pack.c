@@ -27,6 +27,8 @@ struct packer {
     struct pool *pool;
     size_t threads;
     const struct recipe *recipe;
+    size_t expert; /* of a bank */
+    uint64_t written; /* bytes of weights so far */
     uint64_t first, count; /* panels of this batch */
     uint8_t *batch;
     size_t batch_bytes;
@@ -37,18 +39,19 @@ struct packer {
     void *context; /* of progress */
 };
 
-/* The source row behind a row of the tensor; false for padding. */
-static bool source_row(const struct recipe *r, uint64_t row, struct part *part, uint64_t *at)
+/* The source row behind a row of the tensor (of an expert's matrix, in a bank); false for padding. */
+static bool source_row(const struct recipe *r, size_t expert, uint64_t row, struct part *part, uint64_t *at)
 {
+    const struct part *parts = r->parts + expert * r->part_count;
     uint64_t in_part = row;
     size_t i = 0;
     if (r->in_turn) {
         i = row / PANEL_ROWS % r->part_count;
         in_part = row / PANEL_ROWS / r->part_count * PANEL_ROWS + row % PANEL_ROWS;
     } else
-        for (; i + 1 < r->part_count && in_part >= round_up(r->parts[i].rows, PANEL_ROWS); i++)
-            in_part -= round_up(r->parts[i].rows, PANEL_ROWS);
-    *part = r->parts[i];
+        for (; i + 1 < r->part_count && in_part >= round_up(parts[i].rows, PANEL_ROWS); i++)
+            in_part -= round_up(parts[i].rows, PANEL_ROWS);
+    *part = parts[i];
     *at = part->first + in_part * part->step;
     return part->tensor && in_part < part->rows;
 }
@@ -121,7 +124,7 @@ static void pack_panel(struct packer *p, uint64_t panel, uint8_t *out, float *x,
     for (size_t row = 0; row < PANEL_ROWS; row++) {
         struct part part;
         uint64_t at;
-        bool real = panel * PANEL_ROWS + row < t->rows && source_row(p->recipe, panel * PANEL_ROWS + row, &part, &at);
+        bool real = panel * PANEL_ROWS + row < t->rows && source_row(p->recipe, p->expert, panel * PANEL_ROWS + row, &part, &at);
         if (real)
             source_read(x, part.tensor, at * k, k);
         else
@@ -156,6 +159,22 @@ static enum stele_status look_at_faults(struct packer *p)
                       first->tensor->name, first->row, first->what);
 }
 
+static enum stele_status append(struct packer *p, struct image_writer *writer, const void *bytes, uint64_t length)
+{
+    enum stele_status status = image_append(writer, bytes, length, p->emitter->err);
+    p->written += length;
+    if (status == STELE_OK)
+        p->progress(p->context, p->written, p->emitter->weights_bytes);
+    return status;
+}
+
+/* Zeros up to `offset` of the weights. */
+static enum stele_status pad_to(struct packer *p, struct image_writer *writer, uint64_t offset)
+{
+    static const uint8_t zeros[IMAGE_PAGE];
+    return append(p, writer, zeros, offset - p->written);
+}
+
 static enum stele_status pack_vector(struct packer *p, struct image_writer *writer)
 {
     const struct recipe *r = p->recipe;
@@ -167,7 +186,7 @@ static enum stele_status pack_vector(struct packer *p, struct image_writer *writ
     for (size_t i = 0; i < n; i++) {
         struct part part;
         uint64_t at;
-        if (!source_row(r, i, &part, &at))
+        if (!source_row(r, 0, i, &part, &at))
             continue;
         source_read(&x[i], part.tensor, at, 1);
         if (!isfinite(x[i]) && status == STELE_OK)
@@ -176,7 +195,7 @@ static enum stele_status pack_vector(struct packer *p, struct image_writer *writ
         x[i] = x[i] + r->added;
     }
     if (status == STELE_OK)
-        status = image_append(writer, x, round_up(n * 4, 64), p->emitter->err);
+        status = append(p, writer, x, round_up(n * 4, 64));
     free(x);
     return status;
 }
@@ -192,12 +211,26 @@ static enum stele_status pack_matrix(struct packer *p, struct image_writer *writ
         pool_run(p->pool, pack_work, p);
         enum stele_status status = look_at_faults(p);
         if (status == STELE_OK)
-            status = image_append(writer, p->batch, p->count * bytes, p->emitter->err);
+            status = append(p, writer, p->batch, p->count * bytes);
         if (status != STELE_OK)
             return status;
-        p->progress(p->context, t->offset + (p->first + p->count) * bytes, emit_weights_bytes(p->emitter));
     }
     return STELE_OK;
+}
+
+/* Two banks: expert by expert, one matrix of each. */
+static enum stele_status pack_bank(struct packer *p, struct image_writer *writer, const struct recipe *pair)
+{
+    enum stele_status status = STELE_OK;
+    for (p->expert = 0; status == STELE_OK && p->expert < pair->record.count; p->expert++)
+        for (size_t i = 0; status == STELE_OK && i < 2; i++) {
+            p->recipe = &pair[i];
+            status = pad_to(p, writer, pair[i].record.offset + p->expert * pair[i].record.stride);
+            if (status == STELE_OK)
+                status = pack_matrix(p, writer);
+        }
+    p->expert = 0;
+    return status == STELE_OK ? pad_to(p, writer, round_up(p->written, IMAGE_PAGE)) : status;
 }
 
 /* Memory for the widest tensor: a batch of at least one panel a thread, one row a thread. */
@@ -240,7 +273,10 @@ enum stele_status pack_weights(struct emitter *e, struct image_writer *writer, s
         status = stele_fail(e->err, STELE_SYSTEM, "no memory to pack the weights");
     for (uint32_t i = 0; status == STELE_OK && i < e->recipe_count; i++) {
         p.recipe = &e->recipes[i];
-        status = p.recipe->record.layout == LAYOUT_VECTOR ? pack_vector(&p, writer) : pack_matrix(&p, writer);
+        if (p.recipe->paired)
+            status = pack_bank(&p, writer, &e->recipes[i++]);
+        else
+            status = p.recipe->record.layout == LAYOUT_VECTOR ? pack_vector(&p, writer) : pack_matrix(&p, writer);
     }
     packer_close(&p);
     return status;

@@ -26,16 +26,16 @@ static enum stele_status compile_decoders(struct builder *b)
  * alphabet: texts are bytes. That is the rule; the exception keeps the alphabet. */
 static void prefer_raw(struct draft *d)
 {
-    struct draft_table *stages = &d->tables[VOCAB_STAGES], *decoders = &d->tables[VOCAB_DECODERS];
+    struct draft_table *stages = &d->tables[VOCAB_STAGES], *chain = &d->tables[VOCAB_DECODERS];
     const struct vocab_stage *all = (const void *)stages->data;
-    struct vocab_step *steps = (void *)decoders->data;
+    struct vocab_step *steps = (void *)chain->data;
     size_t count = stages->length / sizeof *all;
-    if (!count || all[count - 1].op != STAGE_ALPHABET || decoders->length != 2 * sizeof *steps ||
+    if (!count || all[count - 1].op != STAGE_ALPHABET || chain->length != 2 * sizeof *steps ||
         steps[0].op != STEP_ALPHABET || steps[1].op != STEP_LOSSY)
         return;
     stages->length -= sizeof *all;
     steps[0] = steps[1];
-    decoders->length -= sizeof *steps;
+    chain->length -= sizeof *steps;
     d->header.flags |= VOCAB_RAW;
 }
 

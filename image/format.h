@@ -67,8 +67,11 @@ struct image_tensor {
     uint64_t columns;          /* 88 K; the length of a vector */
     uint64_t offset;           /* 96 from the start of the section "weights", a multiple of 64 */
     uint64_t bytes;            /* 104 as rows, columns, type and layout give it */
+    uint64_t stride;           /* 112 of a bank: from the beginning of one matrix to that of the next; else 0 */
+    uint32_t count;            /* 120 matrices of this shape, one for each expert; 1: no bank */
+    uint32_t reserved;         /* 124 zero */
 };
-static_assert(sizeof(struct image_tensor) == 112, "FORMAT.md: 112 bytes");
+static_assert(sizeof(struct image_tensor) == 128, "FORMAT.md: 128 bytes");
 
 enum tensor_layout {
     LAYOUT_PANELS = 0, /* blas/panel.h */

@@ -81,7 +81,11 @@ static const char *kind_wrong(const struct plan *plan, enum plan_kind kind, uint
     case KIND_SLOT:
         return value < plan->counts.slots ? NULL : "no such slot";
     case KIND_MATRIX:
-        return value < plan->tensor_count && plan->tensors[value].layout == LAYOUT_PANELS ? NULL : "no such matrix";
+        return value < plan->tensor_count && plan->tensors[value].layout == LAYOUT_PANELS && plan->tensors[value].count == 1
+                   ? NULL
+                   : "no such matrix";
+    case KIND_BANK:
+        return value < plan->tensor_count && plan->tensors[value].layout == LAYOUT_PANELS ? NULL : "no such bank";
     case KIND_VECTOR_OR_NONE:
         if (value == PLAN_NONE)
             return NULL;
@@ -102,6 +106,8 @@ static const char *kind_wrong(const struct plan *plan, enum plan_kind kind, uint
         return value && value <= PLAN_WIDTH_MAX ? NULL : "out of range";
     case KIND_ACTIVATION:
         return value < ACTIVATIONS ? NULL : "unknown activation";
+    case KIND_ROUTING:
+        return value < ROUTINGS ? NULL : "unknown routing";
     case KIND_NUMBER:
         return is_number(number) ? NULL : "not a finite number";
     }
@@ -246,6 +252,70 @@ static enum stele_status check_attention(struct check *c, const struct plan_atte
     return writes(c, op->out, width);
 }
 
+static enum stele_status check_router(struct check *c, const struct plan_router *op)
+{
+    const struct image_tensor *weight = &c->plan->tensors[op->weight];
+    if (op->top > weight->rows || weight->rows > PLAN_EXPERTS_MAX)
+        return REFUSE(c, "top: %" PRIu32 " of %" PRIu64 " experts", op->top, weight->rows);
+    TRY(reads(c, "in", op->in, 0, weight->columns));
+    TRY(apart(c, op->in, op->out));
+    if (op->bias != PLAN_NONE)
+        TRY(vector_is(c, "bias", op->bias, round_up(weight->rows, PANEL_ROWS)));
+    return writes(c, op->out, 2 * (uint64_t)op->top);
+}
+
+/* All slots of an op that writes several must be apart from each other. */
+static enum stele_status all_apart(struct check *c, const uint32_t *slots, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < i; j++)
+            TRY(apart(c, slots[i], slots[j]));
+    return STELE_OK;
+}
+
+static enum stele_status check_experts(struct check *c, const struct plan_experts *op)
+{
+    const struct image_tensor *up = &c->plan->tensors[op->up], *down = &c->plan->tensors[op->down];
+    uint64_t rows = round_up(up->rows, PANEL_ROWS), width = rows, out = round_up(down->rows, PANEL_ROWS);
+    if (op->activation == ACTIVATION_SILU_GATE) {
+        if (rows % (2 * PANEL_ROWS))
+            return REFUSE(c, "up: %" PRIu64 " rows are no pairs of panels", up->rows);
+        width = rows / 2;
+    }
+    if (up->count != down->count || up->count > PLAN_EXPERTS_MAX || op->top > up->count || down->columns > width)
+        return REFUSE(c, "banks of %" PRIu32 " and %" PRIu32 " experts, %" PRIu32 " of them chosen, down of %" PRIu64
+                      " columns", up->count, down->count, op->top, down->columns);
+    TRY(reads(c, "in", op->in, 0, up->columns));
+    TRY(reads(c, "route", op->route, 0, 2 * (uint64_t)op->top));
+    TRY(all_apart(c, (uint32_t[]){op->in, op->route, op->gathered, op->gated, op->sum}, 5));
+    TRY(all_apart(c, (uint32_t[]){op->out, op->route, op->gathered, op->gated, op->sum}, 5));
+    TRY(writes(c, op->gathered, up->columns));
+    TRY(writes(c, op->gated, width));
+    TRY(writes(c, op->sum, out));
+    if (op->residual != PLAN_NONE) {
+        TRY(reads(c, "residual", op->residual, 0, out));
+        if (op->residual != op->out)
+            TRY(apart(c, op->residual, op->out));
+    }
+    return writes(c, op->out, out);
+}
+
+static enum stele_status check_gate(struct check *c, const struct plan_gate *op)
+{
+    const struct image_tensor *weight = &c->plan->tensors[op->weight];
+    uint64_t width = c->plan->slots[op->out].width;
+    if (weight->rows > PANEL_ROWS)
+        return REFUSE(c, "weight: %" PRIu64 " rows instead of one", weight->rows);
+    TRY(reads(c, "in", op->in, 0, weight->columns));
+    TRY(reads(c, "branch", op->branch, 0, width));
+    TRY(reads(c, "residual", op->residual, 0, width));
+    TRY(all_apart(c, (uint32_t[]){op->branch, op->out}, 2));
+    TRY(all_apart(c, (uint32_t[]){op->in, op->out}, 2));
+    if (op->residual != op->out)
+        TRY(apart(c, op->residual, op->out));
+    return writes(c, op->out, width);
+}
+
 static enum stele_status check_logits(struct check *c, const struct plan_logits *op)
 {
     const struct image_tensor *head = &c->plan->tensors[op->head];
@@ -310,7 +380,13 @@ static enum stele_status check_tensors(const struct plan *plan, uint64_t weights
                               "%s: tensor %s: %" PRIu64 " bytes for %" PRIu64 " x %" PRIu64 " of type %" PRIu32
                               ", layout %" PRIu32,
                               name, t->name, t->bytes, t->rows, t->columns, t->type, t->layout);
-        if (t->offset % 64 || t->offset > weights_bytes || bytes > weights_bytes - t->offset)
+        uint64_t banked = 0; /* bytes before the last matrix of a bank */
+        if (!t->count || (t->count == 1 ? t->stride != 0 : t->stride % 64 || t->stride < bytes) ||
+            !size_mul(t->stride, t->count - 1, &banked))
+            return stele_fail(err, STELE_INPUT, "%s: tensor %s: a bank of %" PRIu32 " with stride %" PRIu64, name, t->name,
+                              t->count, t->stride);
+        if (t->offset % 64 || t->offset > weights_bytes || banked > weights_bytes - t->offset ||
+            bytes > weights_bytes - t->offset - banked)
             return stele_fail(err, STELE_INPUT,
                               "%s: tensor %s: bytes %" PRIu64 " + %" PRIu64 " of %" PRIu64 " bytes of weights", name,
                               t->name, t->offset, bytes, weights_bytes);

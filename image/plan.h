@@ -14,6 +14,7 @@ enum {
     PLAN_ARGS_MAX = 15,
     PLAN_WIDTH_MAX = 1 << 20,  /* numbers of a slot's row, K of a matrix */
     PLAN_CONTEXT_MAX = 1 << 24, /* positions: exact in binary32 */
+    PLAN_EXPERTS_MAX = 1024,
 };
 
 enum plan_code {
@@ -33,10 +34,19 @@ enum plan_activation {
     ACTIVATIONS
 };
 
+/* What weights the chosen experts get. */
+enum plan_routing {
+    ROUTING_ALL = 0,    /* their part of a softmax over all experts */
+    ROUTING_NORMED = 1, /* the same, divided by the sum over the chosen */
+    ROUTING_CHOSEN = 2, /* a softmax over the chosen */
+    ROUTINGS
+};
+
 enum plan_kind {
     KIND_SLOT,
     KIND_SLOT_OR_NONE,
     KIND_MATRIX,
+    KIND_BANK,
     KIND_VECTOR,
     KIND_VECTOR_OR_NONE,
     KIND_STATE,
@@ -45,6 +55,7 @@ enum plan_kind {
     KIND_COLUMN,
     KIND_COUNT,
     KIND_ACTIVATION,
+    KIND_ROUTING,
     KIND_NUMBER,
 };
 
@@ -52,6 +63,7 @@ enum plan_kind {
 #define PLAN_TYPE_SLOT uint32_t
 #define PLAN_TYPE_SLOT_OR_NONE uint32_t
 #define PLAN_TYPE_MATRIX uint32_t
+#define PLAN_TYPE_BANK uint32_t
 #define PLAN_TYPE_VECTOR uint32_t
 #define PLAN_TYPE_VECTOR_OR_NONE uint32_t
 #define PLAN_TYPE_STATE uint32_t
@@ -60,6 +72,7 @@ enum plan_kind {
 #define PLAN_TYPE_COLUMN uint32_t
 #define PLAN_TYPE_COUNT uint32_t
 #define PLAN_TYPE_ACTIVATION uint32_t
+#define PLAN_TYPE_ROUTING uint32_t
 #define PLAN_TYPE_NUMBER float
 #define PLAN_OP(CODE, name) struct plan_##name {
 #define PLAN_ARG(kind, name) PLAN_TYPE_##kind name;

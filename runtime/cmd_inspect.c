@@ -337,6 +337,7 @@ static void print_operand(const struct facts *f, enum plan_kind kind, uint32_t w
         printf("slot:%" PRIu32, word);
         break;
     case KIND_MATRIX:
+    case KIND_BANK:
     case KIND_VECTOR:
     case KIND_VECTOR_OR_NONE:
         put_name(f->plan.tensors[word].name);
@@ -351,6 +352,9 @@ static void print_operand(const struct facts *f, enum plan_kind kind, uint32_t w
     case KIND_COLUMN:
     case KIND_COUNT:
         printf("%" PRIu32, word);
+        break;
+    case KIND_ROUTING:
+        printf("routing:%" PRIu32, word);
         break;
     case KIND_ACTIVATION:
         fputs(activation_name(word), stdout);

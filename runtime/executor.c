@@ -128,6 +128,49 @@ static void resolve_attention(struct resolver *r, struct executor_op *to, const 
         (struct op_attention){view(r, op->qkv, op->q), view(r, op->out, 0), op->heads, op->scale, kv_of(r, op->kv)};
 }
 
+static void resolve_router(struct resolver *r, struct executor_op *to, const struct plan_router *op)
+{
+    static const enum blas_routing routings[ROUTINGS] = {
+        [ROUTING_ALL] = BLAS_ROUTING_ALL, [ROUTING_NORMED] = BLAS_ROUTING_NORMED, [ROUTING_CHOSEN] = BLAS_ROUTING_CHOSEN};
+    to->out = op->out;
+    to->router = (struct op_router){view(r, op->in, 0),     view(r, op->out, 0), matrix(r, op->weight),
+                                    vector(r, op->bias), op->top,             routings[op->routing]};
+}
+
+static struct blas_bank bank(const struct resolver *r, uint32_t tensor)
+{
+    const struct image_tensor *t = &r->session->plan.tensors[tensor];
+    return (struct blas_bank){matrix(r, tensor), t->stride, t->count};
+}
+
+static void resolve_experts(struct resolver *r, struct executor_op *to, const struct plan_experts *op)
+{
+    to->out = op->out;
+    to->experts = (struct op_experts){
+        .in = view(r, op->in, 0),
+        .route = view(r, op->route, 0),
+        .out = view(r, op->out, 0),
+        .gathered = view(r, op->gathered, 0),
+        .gated = view(r, op->gated, 0),
+        .sum = view(r, op->sum, 0),
+        .up = bank(r, op->up),
+        .down = bank(r, op->down),
+        .top = op->top,
+        .gate = op->activation == ACTIVATION_SILU_GATE,
+        .has_residual = op->residual != PLAN_NONE,
+        .scale = op->scale,
+    };
+    if (op->residual != PLAN_NONE)
+        to->experts.residual = view(r, op->residual, 0);
+}
+
+static void resolve_gate(struct resolver *r, struct executor_op *to, const struct plan_gate *op)
+{
+    to->out = op->out;
+    to->gate = (struct op_gate){view(r, op->in, 0),       view(r, op->branch, 0),  view(r, op->out, 0),
+                                view(r, op->residual, 0), matrix(r, op->weight), r->session->plan.slots[op->out].width};
+}
+
 static void resolve_logits(struct resolver *r, struct executor_op *to, const struct plan_logits *op)
 {
     to->out = PLAN_NONE;
@@ -414,6 +457,15 @@ static bool run_op(struct stele_session *s, const struct executor_op *op, size_t
         return s->backend->rope_kv(s->device, &op->rope_kv, bad_row);
     case PLAN_ATTENTION:
         s->backend->attention(s->device, &op->attention);
+        return true;
+    case PLAN_ROUTER:
+        s->backend->router(s->device, &op->router);
+        return true;
+    case PLAN_EXPERTS:
+        s->backend->experts(s->device, &op->experts);
+        return true;
+    case PLAN_GATE:
+        s->backend->gate(s->device, &op->gate);
         return true;
     case PLAN_LOGITS: /* on demand: stele_logits */
     case PLAN_CODES:

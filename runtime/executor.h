@@ -21,6 +21,9 @@ struct executor_op {
         struct op_linear linear;
         struct op_rope_kv rope_kv;
         struct op_attention attention;
+        struct op_router router;
+        struct op_experts experts;
+        struct op_gate gate;
         struct op_logits logits;
     };
 };

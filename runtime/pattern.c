@@ -174,9 +174,10 @@ static void initialize_oniguruma(void)
     onig_initialize(&utf8, 1);
 }
 
-static enum stele_status open_oniguruma(struct matcher *m, const char *regex, size_t length,
-                                        struct stele_error *err)
+enum stele_status matcher_open_regex(struct matcher *out, const char *regex, size_t length,
+                                     struct stele_error *err)
 {
+    *out = (struct matcher){.kind = PATTERN_ONIGURUMA};
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, initialize_oniguruma);
     const unsigned char *bytes = (const unsigned char *)regex;
@@ -193,9 +194,9 @@ static enum stele_status open_oniguruma(struct matcher *m, const char *regex, si
                           "tokenizer section: pattern %.*s: %s", (int)(length < 200 ? length : 200),
                           regex, (char *)why);
     }
-    m->regex = compiled;
-    m->region = onig_region_new();
-    return m->region ? STELE_OK : stele_fail(err, STELE_SYSTEM, "no memory for a pattern");
+    out->regex = compiled;
+    out->region = onig_region_new();
+    return out->region ? STELE_OK : stele_fail(err, STELE_SYSTEM, "no memory for a pattern");
 }
 
 static enum stele_status find_oniguruma(struct matcher *m, bool *found, size_t *start, size_t *stop,
@@ -263,7 +264,7 @@ enum stele_status matcher_open(struct matcher *out, const struct vocab *v, uint3
     if (p.kind == PATTERN_LITERAL && out->literal_length)
         return STELE_OK;
     if (p.kind == PATTERN_ONIGURUMA)
-        return open_oniguruma(out, out->literal, out->literal_length, err);
+        return matcher_open_regex(out, out->literal, out->literal_length, err);
     return stele_fail(err, STELE_INPUT,
                       "tokenizer section: pattern %" PRIu32 " is of an unknown kind", pattern);
 }

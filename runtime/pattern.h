@@ -41,6 +41,10 @@ enum stele_status matcher_open(struct matcher *out, const struct vocab *v, uint3
                                struct stele_error *err);
 void matcher_close(struct matcher *m);
 
+/* A matcher for an expression that Oniguruma runs. */
+enum stele_status matcher_open_regex(struct matcher *out, const char *regex, size_t length,
+                                     struct stele_error *err);
+
 /* Begins a search of `text`, which must stay until it ends. */
 void matcher_start(struct matcher *m, const char *text, size_t length);
 

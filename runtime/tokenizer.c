@@ -116,9 +116,10 @@ struct cutter {
     uint32_t space, word; /* class bits */
     const char *text;
     size_t length;
-    size_t at;            /* where the search goes on */
-    size_t done;          /* what was given out, and the space that a token took */
-    struct stretch token; /* found behind plain text */
+    size_t at;                   /* where the search goes on */
+    size_t done;                 /* what was given out, and the space that a token took */
+    size_t space_from, space_to; /* of space_end */
+    struct stretch token;        /* found behind plain text */
     bool has_token;
 };
 
@@ -127,8 +128,21 @@ static bool in_class(const struct cutter *c, size_t at, uint32_t bit)
     return classes_next(&c->classes, c->text, c->length, &at) & bit;
 }
 
+/* Where white space that begins at `at` ends. The last answer is kept: with tokens that are white
+ * space themselves, a long run of it is asked about at each of its characters. */
+static size_t space_end(struct cutter *c, size_t at)
+{
+    if (at >= c->space_from && at < c->space_to)
+        return c->space_to;
+    c->space_from = c->space_to = at;
+    for (size_t next = at; c->space_to < c->length; c->space_to = next)
+        if (!(classes_next(&c->classes, c->text, c->length, &next) & c->space))
+            break;
+    return c->space_to;
+}
+
 /* Applies a token's flags to a match; false where it stands inside a word. */
-static bool accept_token(const struct cutter *c, const struct vocab_added *added, struct stretch *s)
+static bool accept_token(struct cutter *c, const struct vocab_added *added, struct stretch *s)
 {
     if (added->flags & ADDED_SINGLE_WORD) {
         bool word_before = s->start > 0 && in_class(c, utf8_before(c->text, s->start), c->word);
@@ -137,18 +151,16 @@ static bool accept_token(const struct cutter *c, const struct vocab_added *added
             return false;
     }
     if (added->flags & ADDED_LSTRIP) {
-        size_t start = s->start;
-        for (size_t before = start; before > 0; start = before) {
-            before = utf8_before(c->text, start);
+        while (s->start > c->done) {
+            size_t before = utf8_before(c->text, s->start);
             if (!in_class(c, before, c->space))
                 break;
+            s->start = before;
         }
-        s->start = start > c->done ? start : c->done;
+        s->start = s->start > c->done ? s->start : c->done; /* spaces that another token took */
     }
     if (added->flags & ADDED_RSTRIP)
-        for (size_t next = s->stop; s->stop < c->length; s->stop = next)
-            if (!(classes_next(&c->classes, c->text, c->length, &next) & c->space))
-                break;
+        s->stop = space_end(c, s->stop);
     s->id = added->id;
     return true;
 }

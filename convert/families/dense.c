@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "dense.h"
 
+#include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -208,6 +210,74 @@ static void attention(struct emitter *e, const struct dense *d, unsigned layer)
     join(e, d, layer, d->attended, w, b, d->norm_behind_attention);
 }
 
+/* ---- experts ---- */
+
+/* The part of one expert's matrix. */
+static struct part expert_part(struct emitter *e, uint64_t rows, uint64_t columns, unsigned layer, const char *format,
+                               uint32_t expert)
+{
+    char name[128];
+    const char *number = strstr(format, "%u");
+    snprintf(name, sizeof name, "%.*s%" PRIu32 "%s", (int)(number - format), format, expert, number + 2);
+    return weight_part(e, rows, columns, layer, name);
+}
+
+static uint32_t expert_banks(struct emitter *e, const struct dense *d, unsigned layer)
+{
+    const struct dense_experts *x = &d->experts;
+    struct part *parts = calloc(3 * (size_t)x->count, sizeof *parts);
+    if (!parts) {
+        e->status = stele_fail(e->err, STELE_SYSTEM, "no memory for %" PRIu32 " experts", x->count);
+        return 0;
+    }
+    struct part *gate = parts, *up = gate + x->count, *down = up + x->count;
+    for (uint32_t i = 0; i < x->count && e->status == STELE_OK; i++) {
+        gate[i] = expert_part(e, x->ffn, d->hidden, layer, x->gate, i);
+        up[i] = expert_part(e, x->ffn, d->hidden, layer, x->up, i);
+        down[i] = expert_part(e, d->hidden, x->ffn, layer, x->down, i);
+    }
+    uint32_t first = e->status == STELE_OK ? emit_bank(e, d->hidden, gate, up, down, x->count, layer) : 0;
+    free(parts);
+    return first;
+}
+
+/* The expert that every row uses, times a gate of its own. */
+static void shared_expert(struct emitter *e, const struct dense *d, unsigned layer, uint32_t in)
+{
+    const struct dense_experts *x = &d->experts;
+    char name[3][64];
+    static const char *const ends[] = {"gate_proj", "up_proj", "down_proj"};
+    for (size_t i = 0; i < 3; i++)
+        snprintf(name[i], sizeof name[i], "%s.%s", x->shared, ends[i]);
+    struct part weights[] = {weight_part(e, x->shared_ffn, d->hidden, layer, name[0]),
+                             weight_part(e, x->shared_ffn, d->hidden, layer, name[1])};
+    struct part down = weight_part(e, d->hidden, x->shared_ffn, layer, name[2]);
+    struct part gate = weight_part(e, 1, d->hidden, layer, x->shared_gate);
+    uint32_t w = emit_matrix(e, USE_LINEAR, d->hidden, weights, 2, true, "layers.%u.shared.gate_up", layer);
+    emit_op(e, (struct plan_op){PLAN_LINEAR,
+                                .linear = {in, x->shared_gated, w, PLAN_NONE, PLAN_NONE, ACTIVATION_SILU_GATE, 1}});
+    w = emit_matrix(e, USE_LINEAR, x->shared_ffn, &down, 1, false, "layers.%u.shared.down", layer);
+    emit_op(e, (struct plan_op){PLAN_LINEAR, .linear = {x->shared_gated, x->shared_out, w, PLAN_NONE, PLAN_NONE,
+                                                        ACTIVATION_NONE, 1}});
+    w = emit_matrix(e, USE_ROUTER, d->hidden, &gate, 1, false, "layers.%u.shared.gate", layer);
+    emit_op(e, (struct plan_op){PLAN_GATE, .gate = {in, x->shared_out, d->x, d->x, w}});
+}
+
+static void experts(struct emitter *e, const struct dense *d, unsigned layer)
+{
+    const struct dense_experts *x = &d->experts;
+    uint32_t in = before(e, d, layer, d->norm_before_network);
+    struct part router = weight_part(e, x->count, d->hidden, layer, x->router);
+    uint32_t w = emit_matrix(e, USE_ROUTER, d->hidden, &router, 1, false, "layers.%u.router", layer);
+    emit_op(e, (struct plan_op){PLAN_ROUTER, .router = {in, x->route, w, PLAN_NONE, x->top, x->routing}});
+    uint32_t bank = expert_banks(e, d, layer);
+    emit_op(e, (struct plan_op){PLAN_EXPERTS,
+                                .experts = {in, x->route, d->x, d->x, x->gathered, x->expert_gated, x->sum, bank,
+                                            bank + 1, x->top, ACTIVATION_SILU_GATE, d->residual_scale}});
+    if (x->shared_ffn)
+        shared_expert(e, d, layer, in);
+}
+
 static void network(struct emitter *e, const struct dense *d, unsigned layer)
 {
     static const char *const names[] = {"mlp.gate_proj", "mlp.up_proj"};
@@ -241,6 +311,17 @@ static void emit_slots(struct emitter *e, struct dense *d)
     d->gated = emit_slot(e, d->ffn);
     if (d->norm_behind_attention || d->norm_behind_network)
         d->branch = emit_slot(e, d->hidden);
+    struct dense_experts *x = &d->experts;
+    if (!x->count)
+        return;
+    x->route = emit_slot(e, 2 * (uint64_t)x->top);
+    x->gathered = emit_slot(e, d->hidden);
+    x->expert_gated = emit_slot(e, x->ffn);
+    x->sum = emit_slot(e, d->hidden);
+    if (!x->shared_ffn)
+        return;
+    x->shared_gated = emit_slot(e, x->shared_ffn);
+    x->shared_out = emit_slot(e, d->hidden);
 }
 
 /* Embedding first and head last; a tied matrix is stored once, as the head. */
@@ -256,7 +337,7 @@ void emit_dense(struct config *c, struct emitter *e, struct dense *d)
     uint32_t embed = emit_op(e, (struct plan_op){PLAN_EMBED, .embed = {d->x, embedding, d->embedding_scale}});
     for (unsigned layer = 0; layer < d->layers && e->status == STELE_OK; layer++) {
         attention(e, d, layer);
-        network(e, d, layer);
+        (d->layer[layer].experts ? experts : network)(e, d, layer);
     }
     const struct source_tensor *norm = emit_source(e, d->hidden, 0, "model.norm.weight");
     uint32_t final = emit_vector(e, norm, d->norm_added, "norm");

@@ -10,6 +10,22 @@
 struct dense_layer {
     uint32_t rope;   /* index of the rope; PLAN_NONE: keys and queries are not rotated */
     uint32_t window; /* positions that a row sees; 0: all */
+    bool experts;    /* its network is a set of experts */
+};
+
+struct dense;
+
+/* Experts instead of the network of a layer. Names are behind "model.layers.N.". */
+struct dense_experts {
+    uint32_t count, top;
+    uint64_t ffn; /* width of an expert */
+    uint32_t routing; /* enum plan_routing */
+    const char *router; /* "mlp.gate" */
+    const char *gate, *up, *down; /* with one %u for the expert: "mlp.experts.%u.gate_proj" */
+    uint64_t shared_ffn;     /* width of the shared expert, 0: none */
+    const char *shared;      /* "mlp.shared_expert" */
+    const char *shared_gate; /* "mlp.shared_expert_gate" */
+    uint32_t route, gathered, expert_gated, sum, shared_gated, shared_out; /* slots */
 };
 
 struct dense {
@@ -27,6 +43,7 @@ struct dense {
     /* Names behind "model.layers.N.", without ".weight"; NULL: there is no such norm. */
     const char *norm_before_attention, *norm_behind_attention, *norm_before_network, *norm_behind_network;
     bool fused; /* qkv_proj and gate_up_proj are one tensor each */
+    struct dense_experts experts;
 
     uint32_t x, n, qkv, attended, gated, branch; /* slots */
 };

@@ -4,13 +4,16 @@
 #include <stdio.h>
 #include <string.h>
 
-extern const struct family family_llama, family_mistral, family_qwen2, family_qwen3, family_granite, family_olmo2, family_olmo3, family_phi3, family_smollm3;
+extern const struct family family_llama, family_mistral, family_mixtral, family_qwen2, family_qwen3, family_qwen2_moe, family_qwen3_moe, family_granite, family_olmo2, family_olmo3, family_phi3, family_smollm3;
 
 static const struct family *const families[] = {
     &family_llama,
     &family_mistral,
+    &family_mixtral,
     &family_qwen2,
     &family_qwen3,
+    &family_qwen2_moe,
+    &family_qwen3_moe,
     &family_granite,
     &family_olmo2,
     &family_olmo3,

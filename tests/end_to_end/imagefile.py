@@ -178,6 +178,25 @@ def unpanel_groups(raw, kind, rows, k):
     return q, scales
 
 
+def panel_groups(q, scales, kind):
+    """Integers [rows][k] and scales [rows][k/32] (k a multiple of 32) as the panels that unpanel_groups reads."""
+    rows, k = q.shape
+    q = np.pad(q, [(0, -rows % 16), (0, 0)]).astype(np.int16)
+    scales = np.pad(scales, [(0, -rows % 16), (0, 0)]).astype("<f2")
+    raw = bytearray()
+    for p in range(0, len(q), 16):
+        for first in range(0, k // 32, 8):
+            n = min(8, k // 32 - first)
+            s = scales[p : p + 16, first : first + n].T.tobytes()
+            lines = q[p : p + 16, first * 32 : (first + n) * 32].reshape(16, n * 8, 4).transpose(1, 0, 2)
+            if kind == Q4:
+                lines = (lines[0::2] + 8) | (lines[1::2] + 8) << 4
+            else:
+                lines = lines + 128
+            raw += s.ljust(padded(len(s), 64), b"\0") + lines.astype("u1").tobytes()
+    return bytes(raw)
+
+
 # ---- tables ----
 
 
@@ -187,14 +206,14 @@ class Tensor:
         self.offset, self.length = offset, length
 
     def pack(self):
-        return struct.pack("<72sIIQQQQ", self.name.encode(), self.kind, self.layout, self.rows, self.columns, self.offset,
-                           self.length)  # fmt: skip
+        return struct.pack("<72sIIQQQQQII", self.name.encode(), self.kind, self.layout, self.rows, self.columns,
+                           self.offset, self.length, 0, 1, 0)  # fmt: skip
 
 
 def tensors(image):
     """{name: Tensor} of the section "tensors"."""
     raw, found = image.section(TENSORS).raw, {}
-    for at in range(0, len(raw), 112):
+    for at in range(0, len(raw), 128):
         name, *rest = struct.unpack_from("<72sIIQQQQ", raw, at)
         t = Tensor(name.split(b"\0")[0].decode(), *rest)
         found[t.name] = t
@@ -230,6 +249,9 @@ class Builder:
     def matrix(self, name, w, kind=F32):
         return self._tensor(name, kind, PANELS, *w.shape, panel_floats(w, kind))
 
+    def quantised(self, name, q, scales, kind):
+        return self._tensor(name, kind, PANELS, *q.shape, panel_groups(q, scales, kind))
+
     def vector(self, name, v):
         return self._tensor(name, F32, VECTOR, 1, len(v), np.asarray(v, "<f4").tobytes())
 
@@ -239,7 +261,7 @@ class Builder:
         return len(self.states) - 1
 
     def rope(self, frequencies, magnitude=1.0):
-        self.ropes.append(struct.pack("<IIfI", len(self.constants), len(frequencies), magnitude, 0))
+        self.ropes.append(struct.pack("<IIfIIfII", len(self.constants), len(frequencies), magnitude, 0, 0, 0.0, 0, 0))
         self.constants += [float(f) for f in frequencies]
         return len(self.ropes) - 1
 

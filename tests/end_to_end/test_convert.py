@@ -242,7 +242,7 @@ def defaults_of(folder):
 
 
 def with_generation(config, **changes):
-    folder = llama("generation", **changes)
+    folder = llama(changes.pop("name", "generation"), **changes)
     (folder / "generation_config.json").write_text(json.dumps(config))
     return folder
 
