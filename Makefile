@@ -104,16 +104,16 @@ test check-fast: setup
 # ---- demonstrations and measurements ----
 
 demo: setup
-	@$(MAKE) --no-print-directory all
+	@$(MAKE) --no-print-directory -s all
 	@STELE_BUILD=$(abspath $(B)) scripts/demo
 
 demo-real:
 	@scripts/setup python3-pip ca-certificates
-	@$(MAKE) --no-print-directory all
+	@$(MAKE) --no-print-directory -s all
 	@STELE_BUILD=$(abspath $(B)) scripts/demo-real
 
 bench: setup
-	@$(MAKE) --no-print-directory all $(BENCHES)
+	@$(MAKE) --no-print-directory -s all $(BENCHES)
 	@STELE_BUILD=$(abspath $(B)) scripts/bench $(BENCH)
 
 # ---- installing ----

@@ -154,7 +154,7 @@ double config_number(struct config *c, const char *key, double absent)
     const json_t *value = config_value(c, key);
     if (!value)
         return absent;
-    if (json_is_real(value) && isfinite(json_real_value(value)))
+    if (json_is_real(value) && fabs(json_real_value(value)) <= 3.4e38) /* it becomes a binary32 */
         return json_real_value(value);
     wrong(c, key, value, "a number");
     return absent;
@@ -189,12 +189,17 @@ void config_refuse(struct config *c, const char *key, const char *why)
                                json_show(json_object_get(c->root, key), text), why);
 }
 
-static const char *type_of(const json_t *scaling)
+/* rope_type, or type as older files spell it. */
+static const char *type_of(struct config *c, const json_t *scaling)
 {
-    const char *type = json_string_value(json_object_get(scaling, "rope_type"));
-    if (!type)
-        type = json_string_value(json_object_get(scaling, "type"));
-    return type ? type : "default";
+    const json_t *type = json_object_get(scaling, "rope_type");
+    type = type ? type : json_object_get(scaling, "type");
+    if (!type || json_is_null(type))
+        return "default";
+    if (json_is_string(type))
+        return json_string_value(type);
+    wrong(c, "rope_type", type, "a string");
+    return "default";
 }
 
 struct config_rope config_rope(struct config *c, double theta_absent)
@@ -209,10 +214,12 @@ struct config_rope config_rope(struct config *c, double theta_absent)
         wrong(c, key, rope.value, "an object");
         return rope;
     }
-    rope.type = type_of(rope.value);
+    rope.type = type_of(c, rope.value);
     const json_t *theta = json_object_get(rope.value, "rope_theta");
     if (json_is_real(theta))
         rope.theta = json_real_value(theta);
+    else if (theta && !json_is_null(theta))
+        wrong(c, "rope_theta", theta, "a number");
     return rope;
 }
 

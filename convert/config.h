@@ -38,6 +38,7 @@ struct config_rope {
     double theta;
     const char *type;    /* "default" where none is said */
     const json_t *value; /* the object with the scaling's own fields, or NULL */
+    bool part_read;      /* the caller has looked at its partial_rotary_factor, which else must be 1 */
 };
 struct config_rope config_rope(struct config *c, double theta_absent);
 

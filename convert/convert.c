@@ -29,6 +29,7 @@ struct conversion {
     const struct convert_options *options;
     struct stele_error *err;
     json_t *root; /* config.json */
+    json_t *tokenizer_config; /* NULL: there is none */
     struct config config;
     struct checkpoint checkpoint;
     struct emitter emitter;
@@ -132,46 +133,42 @@ static void report_unused(const struct conversion *v)
                 first);
 }
 
-static bool has_template(const struct conversion *v, const char *tokenizer_config)
+static bool has_template(const struct conversion *v)
 {
     char *file = existing(v->options->source, "chat_template.jinja");
-    json_t *root = NULL;
-    bool has = file != NULL;
-    if (!has && tokenizer_config && json_read_file(&root, tokenizer_config, NULL) == STELE_OK)
-        has = json_is_string(json_object_get(root, "chat_template")) || json_is_array(json_object_get(root, "chat_template"));
-    json_decref(root);
+    const json_t *named = json_object_get(v->tokenizer_config, "chat_template");
+    bool has = file || json_is_string(named) || json_is_array(named);
     free(file);
     return has;
 }
 
 /* The id of the eos_token that tokenizer_config.json names, as text or as an added token; UINT32_MAX where none is. */
-static uint32_t tokenizer_eos(const struct conversion *v, const char *tokenizer_config)
+static uint32_t tokenizer_eos(const struct conversion *v)
 {
-    json_t *root = NULL;
-    uint32_t id = UINT32_MAX;
-    if (tokenizer_config && json_read_file(&root, tokenizer_config, NULL) == STELE_OK) {
-        const json_t *token = json_object_get(root, "eos_token");
-        const char *text = json_string_value(json_is_object(token) ? json_object_get(token, "content") : token);
-        if (text)
-            id = vocab_id_of_token(v->vocabulary, v->vocabulary_length, text, strlen(text));
-    }
-    json_decref(root);
-    return id;
+    const json_t *token = json_object_get(v->tokenizer_config, "eos_token");
+    const char *text = json_string_value(json_is_object(token) ? json_object_get(token, "content") : token);
+    return text && v->vocabulary ? vocab_id_of_token(v->vocabulary, v->vocabulary_length, text, strlen(text)) : UINT32_MAX;
+}
+
+/* tokenizer_config.json, where there is one. */
+static enum stele_status read_tokenizer_config(struct conversion *v, const char *path)
+{
+    enum stele_status status = path ? json_read_file(&v->tokenizer_config, path, v->err) : STELE_OK;
+    if (status == STELE_OK && path && !json_is_object(v->tokenizer_config))
+        status = stele_fail(v->err, STELE_INPUT, "%s: not an object", path);
+    return status;
 }
 
 static enum stele_status compile_text(struct conversion *v)
 {
     char *tokenizer = existing(v->options->source, "tokenizer.json");
     char *tokenizer_config = existing(v->options->source, "tokenizer_config.json");
-    uint32_t eos = UINT32_MAX;
-    enum stele_status status = STELE_OK;
-    if (tokenizer)
-        status = vocab_build(&v->vocabulary, &v->vocabulary_length, tokenizer, tokenizer_config, v->err);
+    enum stele_status status = read_tokenizer_config(v, tokenizer_config);
     if (status == STELE_OK && tokenizer)
-        eos = tokenizer_eos(v, tokenizer_config);
+        status = vocab_build(&v->vocabulary, &v->vocabulary_length, tokenizer, tokenizer_config, v->err);
     if (status == STELE_OK)
-        status = defaults_build(&v->defaults, &v->defaults_length, v->options->source, v->root, eos,
-                                has_template(v, tokenizer_config), v->emitter.vocabulary, v->err);
+        status = defaults_build(&v->defaults, &v->defaults_length, v->options->source, v->root, tokenizer_eos(v),
+                                has_template(v), v->emitter.vocabulary, v->err);
     free(tokenizer);
     free(tokenizer_config);
     return status;
@@ -234,6 +231,7 @@ enum stele_status convert_checkpoint(const struct convert_options *options, stru
     emit_close(&v.emitter);
     checkpoint_close(&v.checkpoint);
     config_close(&v.config);
+    json_decref(v.tokenizer_config);
     json_decref(v.root);
     return status;
 }

@@ -45,6 +45,18 @@ static const struct {
     {"constraints", -1},
 };
 
+/* Fields that change nothing about what is drawn, and those that are read elsewhere in this file. */
+static const char *const known[] = {
+    "_from_model_config", "assistant_confidence_threshold", "assistant_early_exit", "assistant_lookbehind", "bos_token_id",
+    "cache_config", "cache_implementation", "compile_config", "decoder_start_token_id", "disable_compile", "do_sample",
+    "early_stopping", "eos_token_id", "is_assistant", "max_length", "max_matching_ngram_size", "max_new_tokens", "max_time",
+    "min_p", "num_assistant_tokens", "num_assistant_tokens_schedule", "num_return_sequences", "output_attentions",
+    "output_hidden_states", "output_logits", "output_scores", "pad_token_id", "prefill_chunk_size",
+    "prompt_lookup_num_tokens", "remove_invalid_values", "renormalize_logits", "repetition_penalty",
+    "return_dict_in_generate", "return_legacy_cache", "target_lookbehind", "temperature", "token_healing", "top_k", "top_p",
+    "transformers_version", "use_cache", "use_model_defaults", "language", "task", "chat_format", "trust_remote_code",
+};
+
 struct reader {
     const char *path;
     const json_t *root;
@@ -72,6 +84,38 @@ static float number(struct reader *r, const char *key, float absent, double low,
         return absent;
     }
     return (float)x;
+}
+
+static uint64_t whole(struct reader *r, const char *key, uint64_t most)
+{
+    const json_t *value = json_object_get(r->root, key);
+    uint64_t n = 0;
+    if (value && !json_is_null(value) && !json_whole(value, most, &n))
+        refuse(r, key, "a whole number is needed");
+    return n;
+}
+
+static bool is_known(const char *key)
+{
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (!strcmp(known[i], key))
+            return true;
+    for (size_t i = 0; i < sizeof lacking / sizeof *lacking; i++)
+        if (!strcmp(lacking[i].key, key))
+            return true;
+    return false;
+}
+
+/* Keys that no one knows are refused unless they say nothing. */
+static void check_unknown(struct reader *r)
+{
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)(uintptr_t)r->root, key, value) {
+        bool silent = json_is_null(value) || json_is_false(value) || (json_is_number(value) && !json_number_value(value));
+        if (!silent && !is_known(key))
+            refuse(r, key, "stele does not know what this changes; remove it from the file to go on");
+    }
 }
 
 static void check_lacking(struct reader *r)
@@ -124,13 +168,14 @@ static void read_sampling(struct reader *r, struct image_defaults *d)
     if (sample && !json_is_null(sample) && !json_is_boolean(sample))
         refuse(r, "do_sample", "true or false is needed");
     d->temperature = json_is_true(sample) ? number(r, "temperature", 1, 0, 1e6) : 0;
-    d->top_k = (uint32_t)number(r, "top_k", 0, 0, INT32_MAX);
+    d->top_k = (uint32_t)whole(r, "top_k", INT32_MAX);
     d->top_p = number(r, "top_p", 0, 0, 1);
     d->min_p = number(r, "min_p", 0, 0, 1);
     d->repeat_penalty = number(r, "repetition_penalty", 0, 0x1p-20, 0x1p20);
     d->top_p = d->top_p == 1 ? 0 : d->top_p;
     d->repeat_penalty = d->repeat_penalty == 1 ? 0 : d->repeat_penalty;
     check_lacking(r);
+    check_unknown(r);
 }
 
 enum stele_status defaults_build(void **out, size_t *length, const char *directory, const json_t *config,
@@ -149,6 +194,8 @@ enum stele_status defaults_build(void **out, size_t *length, const char *directo
     if (absent)
         r.status = STELE_OK;
     r.root = root;
+    if (r.status == STELE_OK && !absent && !json_is_object(root))
+        r.status = stele_fail(err, STELE_INPUT, "%s: not an object", path);
     if (r.status == STELE_OK && !absent) {
         read_sampling(&r, &d);
         d.stops = read_stops(&r, stops, vocabulary);

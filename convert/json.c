@@ -58,7 +58,7 @@ enum stele_status json_read_bytes(json_t **out, const char *bytes, size_t length
 static enum stele_status read_all(char **out, size_t *length, const char *path, struct stele_error *err)
 {
     *out = NULL;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe is refused, not waited for */
     if (fd < 0)
         return stele_fail(err, STELE_SYSTEM, "%s: %s", path, strerror(errno));
     struct stat st;

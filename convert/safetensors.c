@@ -67,7 +67,7 @@ static enum stele_status read_entry(struct source_tensor *t, const char *name, c
     if (status != STELE_OK)
         return status;
     const json_t *offsets = json_object_get(entry, "data_offsets");
-    if (!json_whole(json_array_get(offsets, 0), INT64_MAX, &from) || !json_whole(json_array_get(offsets, 1), INT64_MAX, &to) ||
+    if (json_array_size(offsets) != 2 || !json_whole(json_array_get(offsets, 0), INT64_MAX, &from) || !json_whole(json_array_get(offsets, 1), INT64_MAX, &to) ||
         from > to)
         return wrong(err, file, name, "its data_offsets are missing or malformed");
     if (to > available)
@@ -81,6 +81,29 @@ static enum stele_status read_entry(struct source_tensor *t, const char *name, c
                           name, to - from, need);
     t->bytes = file->bytes + data_offset + from;
     t->length = need;
+    return STELE_OK;
+}
+
+static int by_place(const void *a, const void *b)
+{
+    const struct source_tensor *x = a, *y = b;
+    return x->bytes != y->bytes ? (x->bytes < y->bytes ? -1 : 1) : x->length < y->length ? -1 : x->length > y->length;
+}
+
+/* The tensors of a file, those from index `first` on, must cover its data without holes and overlaps: the format says so,
+ * and where they do not, something is not what its name says. */
+static enum stele_status check_tiling(struct checkpoint *c, const struct source_file *file, size_t first,
+                                      const uint8_t *data, struct stele_error *err)
+{
+    if (c->tensor_count > first)
+        qsort(c->tensors + first, c->tensor_count - first, sizeof *c->tensors, by_place);
+    for (size_t i = first; i < c->tensor_count; data += c->tensors[i++].length)
+        if (c->tensors[i].bytes != data)
+            return stele_fail(err, STELE_INPUT, "%s: tensor %s: its data does not begin where that of the one before ends",
+                              file->name, c->tensors[i].name);
+    if (data != file->bytes + file->length)
+        return stele_fail(err, STELE_INPUT, "%s: %" PRIu64 " bytes at its end belong to no tensor", file->name,
+                          (uint64_t)(file->bytes + file->length - data));
     return STELE_OK;
 }
 
@@ -98,7 +121,7 @@ static enum stele_status read_header(struct checkpoint *c, const struct source_f
     enum stele_status status = json_read_bytes(&header, (const char *)file->bytes + 8, length, file->name, err);
     if (status != STELE_OK)
         return status;
-    size_t more = json_object_size(header);
+    size_t more = json_object_size(header), first = c->tensor_count;
     struct source_tensor *tensors = realloc(c->tensors, (c->tensor_count + more + 1) * sizeof *tensors);
     if (!tensors)
         status = stele_fail(err, STELE_SYSTEM, "%s: no memory for %zu tensors", file->name, more);
@@ -106,6 +129,8 @@ static enum stele_status read_header(struct checkpoint *c, const struct source_f
         c->tensors = tensors;
     const char *name;
     json_t *entry;
+    if (status == STELE_OK && !json_is_object(header))
+        status = stele_fail(err, STELE_INPUT, "%s: its header is no object", file->name);
     json_object_foreach(header, name, entry) {
         if (status != STELE_OK)
             break;
@@ -113,7 +138,7 @@ static enum stele_status read_header(struct checkpoint *c, const struct source_f
             status = read_entry(&c->tensors[c->tensor_count++], name, entry, file, 8 + length, err);
     }
     json_decref(header);
-    return status;
+    return status == STELE_OK ? check_tiling(c, file, first, file->bytes + 8 + length, err) : status;
 }
 
 static enum stele_status map_shard(struct source_file *file, const char *directory, struct stele_error *err)
@@ -123,9 +148,9 @@ static enum stele_status map_shard(struct source_file *file, const char *directo
         return stele_fail(err, STELE_SYSTEM, "%s: no memory", file->name);
     struct stat st;
     enum stele_status status = STELE_OK;
-    file->fd = open(path, O_RDONLY | O_CLOEXEC);
+    file->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (file->fd < 0 || fstat(file->fd, &st))
-        status = stele_fail(err, STELE_SYSTEM, "%s: %s", path, strerror(errno));
+        status = stele_fail(err, errno == ENOENT ? STELE_INPUT : STELE_SYSTEM, "%s: %s", path, strerror(errno));
     else if (!S_ISREG(st.st_mode) || st.st_size < 8)
         status = stele_fail(err, STELE_INPUT, "%s: no safetensors file", path);
     else {
@@ -168,8 +193,8 @@ static enum stele_status add_index(struct checkpoint *c, const json_t *index, st
         return stele_fail(err, STELE_INPUT, "model.safetensors.index.json: it has no weight_map");
     const char *tensor;
     json_object_foreach(map, tensor, file) {
-        if (!json_is_string(file))
-            return stele_fail(err, STELE_INPUT, "model.safetensors.index.json: tensor %s: its file is no string", tensor);
+        if (!json_is_string(file) || strlen(json_string_value(file)) != json_string_length(file))
+            return stele_fail(err, STELE_INPUT, "model.safetensors.index.json: tensor %s: its file is no name", tensor);
         enum stele_status status = add_file(c, json_string_value(file), err);
         if (status != STELE_OK)
             return status;

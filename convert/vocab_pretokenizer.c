@@ -94,6 +94,17 @@ static enum stele_status pre_digits(struct builder *b, const json_t *json)
                   : put_split(b, pattern, individual ? SPLIT_ISOLATED : SPLIT_CONTIGUOUS, false);
 }
 
+/* Which piece comes first is a question of where it stood in the text as it came. That is plain as
+ * long as nothing has rewritten the text; the library keeps a map of what has. */
+static bool starts_are_known(const struct draft *d)
+{
+    const struct vocab_stage *stages = (const void *)d->tables[VOCAB_STAGES].data;
+    for (size_t i = 0; i < draft_count(d, VOCAB_STAGES, sizeof *stages); i++)
+        if (stages[i].op != STAGE_SPLIT)
+            return false;
+    return !d->tables[VOCAB_NORMALIZERS].length;
+}
+
 static enum stele_status pre_metaspace(struct builder *b, const json_t *json)
 {
     const char *place = PRE " Metaspace", *mark = "";
@@ -112,6 +123,12 @@ static enum stele_status pre_metaspace(struct builder *b, const json_t *json)
     if (!status)
         status = draft_string(&b->draft, mark, length, &stage.a, b->err);
     stage.flag = (uint8_t)scheme;
+    if (!status && scheme == METASPACE_FIRST && !starts_are_known(&b->draft))
+        return stele_fail(
+            b->err, STELE_INPUT,
+            "%s: %s: prepend_scheme \"first\" behind a normalizer, ByteLevel or Metaspace "
+            "is not supported",
+            b->draft.path, place);
     if (!status)
         status = put_stage(b, stage);
     if (status || !split)

@@ -87,7 +87,7 @@ static enum stele_status check_header(struct image *image, struct stele_error *e
 
 static enum stele_status map_file(struct image *image, struct stele_error *err)
 {
-    image->fd = open(image->name, O_RDONLY | O_CLOEXEC);
+    image->fd = open(image->name, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe is refused, not waited for */
     struct stat st;
     if (image->fd < 0 || fstat(image->fd, &st))
         return stele_fail(err, STELE_SYSTEM, "%s: %s", image->name, strerror(errno));

@@ -254,7 +254,6 @@ static enum stele_status write_header(struct image_writer *w, struct stele_error
 enum stele_status image_finish(struct image_writer *w, struct stele_error *err)
 {
     enum stele_status status = end_section(w, err);
-    w->at = round_up(w->at, IMAGE_PAGE);
     if (status == STELE_OK)
         status = write_header(w, err);
     if (status == STELE_OK && (ftruncate(w->fd, (off_t)w->at) || fsync(w->fd)))

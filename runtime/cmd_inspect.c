@@ -56,9 +56,8 @@ struct facts {
     struct {
         uint64_t tensors, bytes;
     } matrices[TENSOR_TYPES], vectors;
-    uint64_t kv_numbers; /* a position costs, in all layers */
-    struct attention_kind
-        kinds[ATTENTION_KINDS_MAX]; /* of the first layers, should there be more kinds */
+    uint64_t kv_numbers;                              /* a position costs, in all layers */
+    struct attention_kind kinds[ATTENTION_KINDS_MAX]; /* the first, should there be more */
     size_t kind_count;
     bool has_text;
     struct vocab vocab; /* if has_text */
@@ -152,14 +151,12 @@ static enum stele_status gather(struct facts *f, const struct stele_image *image
 
 /* ---- for people ---- */
 
-/* Text of a stranger: control bytes (C1 in its UTF-8 form too) as \xNN, but newlines where `lines`.
- */
+/* Text of a stranger: control bytes, also C1 in UTF-8, as \xNN; newlines stay if `lines`. */
 static void put_text(const char *text, size_t length, bool lines)
 {
     for (size_t i = 0; i < length; i++) {
-        unsigned char c = (unsigned char)text[i],
-                      after = i + 1 < length ? (unsigned char)text[i + 1] : 0;
-        bool c1 = c == 0xc2 && after >= 0x80 && after < 0xa0;
+        unsigned char c = (unsigned char)text[i];
+        bool c1 = c == 0xc2 && i + 1 < length && ((unsigned char)text[i + 1] & 0xe0) == 0x80;
         if ((c < 0x20 || c == 0x7f || c1) && !(lines && c == '\n'))
             printf("\\x%02x", c);
         else
@@ -308,7 +305,8 @@ static void print_tensors(const struct facts *f)
 
 static const char *activation_name(uint32_t activation)
 {
-    static const char *const names[ACTIVATIONS] = {"none", "silu_gate"};
+    static const char *const names[] = {"none", "silu_gate"};
+    static_assert(sizeof names / sizeof *names == ACTIVATIONS, "a name for each");
     return names[activation];
 }
 
@@ -323,6 +321,12 @@ static bool is_none(enum plan_kind kind, uint32_t word)
 {
     return word == PLAN_NONE &&
            (kind == KIND_SLOT_OR_NONE || kind == KIND_VECTOR_OR_NONE || kind == KIND_ROPE_OR_NONE);
+}
+
+static bool names_tensor(enum plan_kind kind)
+{
+    return kind == KIND_MATRIX || kind == KIND_BANK || kind == KIND_VECTOR ||
+           kind == KIND_VECTOR_OR_NONE;
 }
 
 static void print_operand(const struct facts *f, enum plan_kind kind, uint32_t word)
@@ -495,7 +499,7 @@ static void json_operand(const struct facts *f, enum plan_kind kind, uint32_t wo
 {
     if (is_none(kind, word))
         fputs("null", stdout);
-    else if (kind == KIND_MATRIX || kind == KIND_VECTOR || kind == KIND_VECTOR_OR_NONE)
+    else if (names_tensor(kind))
         json_text(f->plan.tensors[word].name);
     else if (kind == KIND_ACTIVATION)
         json_text(activation_name(word));

@@ -36,7 +36,7 @@ static const struct cmd_option options[] = {
     {"--min-p", OPTION_NUMBER, &set.min_p, "P", "leave out what is below P times the likeliest; 0: off", 0, 1, NULL},
     {"--repeat-penalty", OPTION_NUMBER, &set.repeat_penalty, "X", "make repeated tokens unlikelier; 1: off", 1e-6, 1e6,
      NULL},
-    {"--seed", OPTION_COUNT, &set.seed, "N", "the same seed gives the same answer (default 0)", 0, 18446744073709549568.0,
+    {"--seed", OPTION_COUNT, &set.seed, "N", "the same seed gives the same answer (default 0)", 0, 18446744073709551615.0,
      NULL},
     {"--stop", OPTION_TEXTS, &set.stops, "TEXT", "end before this text; may be repeated", 0, 0, NULL},
     {"--print", OPTION_CHOICE, &set.print, NULL, "what to write (default text)", 0, 0, "text|ids|json"},
@@ -214,7 +214,7 @@ static enum stele_status generate(struct run *r)
         r->text = open_memstream(&r->text_bytes, &r->text_length);
         if (!r->ids || !r->text)
             return stele_fail(r->err, STELE_SYSTEM, "no memory for the answer");
-    } else if (set.print == PRINT_TEXT && !g.text)
+    } else if (set.print == PRINT_TEXT && !g.text && set.tokens)
         return stele_fail(r->err, STELE_INPUT, "the image has no tokenizer; --print ids writes ids instead of text");
     enum stele_status status = stele_generate(r->session, &g, &r->result, r->err);
     if (r->write_status != STELE_OK)

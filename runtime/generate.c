@@ -131,7 +131,8 @@ static enum stele_status draw_token(struct generation *g)
 static enum stele_status draw_tokens(struct generation *g)
 {
     enum stele_status status = step(g);
-    g->result->prefill_end = now();
+    if (status == STELE_OK)
+        g->result->prefill_end = now();
     while (status == STELE_OK && !g->finished)
         if (g->result->tokens == g->asked->tokens_max)
             finish(g, STELE_FINISH_LENGTH);
@@ -164,6 +165,10 @@ static enum stele_status open_generation(struct generation *g)
     if (asked->prompt_count > s->context)
         return stele_fail(g->err, STELE_USAGE, "the prompt has %zu ids, more than the context of %" PRIu32,
                           asked->prompt_count, s->context);
+    for (size_t i = 0; i < asked->prompt_count; i++)
+        if (asked->prompt[i] >= s->plan.counts.vocabulary)
+            return stele_fail(g->err, STELE_USAGE, "id %" PRIu32 " at position %zu: the model has %" PRIu32 " ids",
+                              asked->prompt[i], i, s->plan.counts.vocabulary);
     for (size_t i = 0; i < asked->stop_count; i++)
         if (!*asked->stops[i])
             return stele_fail(g->err, STELE_USAGE, "a stop text is empty");

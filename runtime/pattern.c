@@ -212,8 +212,8 @@ static enum stele_status find_oniguruma(struct matcher *m, bool *found, size_t *
     } else if (at != ONIG_MISMATCH) {
         unsigned char why[ONIG_MAX_ERROR_MESSAGE_LEN];
         onig_error_code_to_str(why, at);
-        return stele_fail(err, STELE_INPUT, "the tokenizer's split pattern fails on this text: %s",
-                          (char *)why);
+        return stele_fail(err, at == ONIGERR_MEMORY ? STELE_SYSTEM : STELE_INPUT,
+                          "the tokenizer's split pattern fails on this text: %s", (char *)why);
     }
     return STELE_OK;
 }

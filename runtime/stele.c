@@ -83,6 +83,14 @@ static int run_program(const char *name, char **argv)
     return STELE_SYSTEM;
 }
 
+static int no_verb(const char *name)
+{
+    struct stele_error err;
+    stele_fail(&err, STELE_USAGE, "no verb \"%s\"; `stele help` lists them", name);
+    fprintf(stderr, "stele: %s\n", err.text);
+    return STELE_USAGE;
+}
+
 static int help(const char *name)
 {
     if (!name) {
@@ -97,10 +105,8 @@ static int help(const char *name)
             return run_program(name, argv);
         }
     const struct verb *verb = find_verb(name);
-    if (!verb) {
-        fprintf(stderr, "stele: no verb \"%s\"; `stele help` lists them\n", name);
-        return STELE_USAGE;
-    }
+    if (!verb)
+        return no_verb(name);
     print_help(verb);
     return STELE_OK;
 }
@@ -133,9 +139,7 @@ int main(int argc, char **argv)
         if (!strcmp(argv[1], programs[i].name))
             return run_program(programs[i].name, argv + 1);
     const struct verb *verb = find_verb(argv[1]);
-    if (!verb) {
-        fprintf(stderr, "stele: no verb \"%s\"; `stele help` lists them\n", argv[1]);
-        return STELE_USAGE;
-    }
+    if (!verb)
+        return no_verb(argv[1]);
     return finish(verb->run(argc - 1, argv + 1));
 }

@@ -180,8 +180,8 @@ static bool cutter_next(struct cutter *c, struct stretch *out)
             continue;
         }
         c->at = s.stop;
-        if (!accept_token(c, &c->trie.added[found], &s))
-            continue;
+        if (!accept_token(c, &c->trie.added[found], &s) || s.start >= s.stop)
+            continue; /* nothing is left where an earlier token took it all as its space */
         c->token = s;
         c->has_token = true;
     }

@@ -11,6 +11,7 @@ static void emit_phi3(struct config *c, struct emitter *e)
     config_known(c, nothing); /* attention_bias: the class reads it and makes no bias of it */
     double part = config_number(c, "partial_rotary_factor", 1);
     struct config_rope rope = config_rope(c, 10000);
+    rope.part_read = true;
     const json_t *inner = json_object_get(rope.value, "partial_rotary_factor");
     part = json_is_real(inner) ? json_real_value(inner) : part;
     config_count(c, "original_max_position_embeddings", 4096, PLAN_CONTEXT_MAX);

@@ -171,11 +171,13 @@ static const struct {
 /* Fields of the rope object that the type does not read and that say something are refused. */
 static void check_fields(struct rope_reader *r, const char *const *fields)
 {
-    static const char *const always[] = {"rope_type", "type", "rope_theta", "partial_rotary_factor"};
+    static const char *const always[] = {"rope_type", "type", "rope_theta"};
     const char *key;
     json_t *value;
     json_object_foreach((json_t *)(uintptr_t)r->rope.value, key, value) {
         bool known = json_is_null(value);
+        if (!strcmp(key, "partial_rotary_factor"))
+            known = known || r->rope.part_read || json_number_value(value) == 1;
         for (size_t i = 0; i < sizeof always / sizeof *always; i++)
             known = known || !strcmp(always[i], key);
         for (size_t i = 0; fields[i]; i++)
@@ -206,7 +208,9 @@ static void apply_type(struct rope_reader *r)
             types[i].apply(r);
             return;
         }
-    config_refuse(r->config, r->key, "this type of RoPE scaling is not supported");
+    char why[128];
+    snprintf(why, sizeof why, "RoPE of type \"%.60s\" is not supported", r->rope.type);
+    config_refuse(r->config, r->key, why);
 }
 
 uint32_t emit_rope_of(struct config *c, struct emitter *e, struct config_rope rope, uint32_t pairs)

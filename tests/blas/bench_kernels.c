@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* How near the products come to what bounds them, one thread, per table and type:
  *
- *   decode   bytes of weights read a second, 1 and 4 rows, over a buffer larger than the caches; the bound is a plain
- *            read of the same buffer
- *   rows 32  the same for 32 rows; the bound is the slower of that read and of the peak below
- *   prefill  operations a second (a multiplication and an addition are two) of 512 rows, 2048 x 2048; the bound is a loop
- *            of the table's instruction on registers
- *   attend   bytes of keys and values read a second, 4 heads over 8,192 positions; the bound is the read
+ *   decode   bytes of weights read a second, 1 and 4 rows, over a buffer larger than the caches;
+ * the bound is a plain read of the same buffer rows 32  the same for 32 rows; the bound is the
+ * slower of that read and of the peak below prefill  operations a second (a multiplication and an
+ * addition are two) of 512 rows, 2048 x 2048; the bound is a loop of the table's instruction on
+ * registers attend   bytes of keys and values read a second, 4 heads over 8,192 positions; the
+ * bound is the read
  *
- * Times are CPU times. A bound is measured right beside each run; figures are medians over the runs, the share is the
- * median of shares, spread is the distance from the first to the third quartile of shares over their median.
+ * Times are CPU times. A bound is measured right beside each run; figures are medians over the
+ * runs, the share is the median of shares, spread is the distance from the first to the third
+ * quartile of shares over their median.
  *
  *   bench_kernels [-r RUNS] [TABLE [TYPE]] */
 #include <stdio.h>
@@ -37,7 +38,8 @@ enum {
 static const size_t decode_bytes = (size_t)192 << 20;
 static const char *const type_names[TENSOR_TYPES] = {"f32", "bf16", "f16", "q8", "q4"};
 
-/* Of this thread on a CPU: what other processes take of the machine's time counts on neither side. */
+/* Of this thread on a CPU: what other processes take of the machine's time counts on neither side.
+ */
 static double seconds(void)
 {
     struct timespec t;
@@ -76,24 +78,24 @@ static void stream_read(const uint8_t *p, size_t bytes)
 
 #if defined(__x86_64__)
 /* An instruction on 12 registers, again and again: what is timed stands here and nowhere else. */
-#define PEAK(name, vector, instruction)                                                                                \
-    static void name(void)                                                                                             \
-    {                                                                                                                  \
-        long left = PEAK_LOOPS;                                                                                        \
-        __asm__ volatile(".irp i,0,1,2,3,4,5,6,7,8,9,10,11,14,15\n\t"                                                  \
-                         "vpxor %%xmm\\i, %%xmm\\i, %%xmm\\i\n\t"                                                      \
-                         ".endr\n"                                                                                     \
-                         "1:\n\t"                                                                                      \
-                         ".irp i,0,1,2,3,4,5,6,7,8,9,10,11\n\t" instruction " %%" vector "14, %%" vector               \
-                         "15, %%" vector "\\i\n\t"                                                                     \
-                         ".endr\n\t"                                                                                   \
-                         "decq %0\n\t"                                                                                 \
-                         "jnz 1b\n\t"                                                                                  \
-                         "vzeroupper"                                                                                  \
-                         : "+r"(left)                                                                                  \
-                         :                                                                                             \
-                         : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10",    \
-                           "xmm11", "xmm14", "xmm15", "cc");                                                           \
+#define PEAK(name, vector, instruction)                                                            \
+    static void name(void)                                                                         \
+    {                                                                                              \
+        long left = PEAK_LOOPS;                                                                    \
+        __asm__ volatile(".irp i,0,1,2,3,4,5,6,7,8,9,10,11,14,15\n\t"                              \
+                         "vpxor %%xmm\\i, %%xmm\\i, %%xmm\\i\n\t"                                  \
+                         ".endr\n"                                                                 \
+                         "1:\n\t"                                                                  \
+                         ".irp i,0,1,2,3,4,5,6,7,8,9,10,11\n\t" instruction " %%" vector           \
+                         "14, %%" vector "15, %%" vector "\\i\n\t"                                 \
+                         ".endr\n\t"                                                               \
+                         "decq %0\n\t"                                                             \
+                         "jnz 1b\n\t"                                                              \
+                         "vzeroupper"                                                              \
+                         : "+r"(left)                                                              \
+                         :                                                                         \
+                         : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", \
+                           "xmm9", "xmm10", "xmm11", "xmm14", "xmm15", "cc");                      \
     }
 PEAK(peak_fma_512, "zmm", "vfmadd231ps")
 PEAK(peak_dot_512, "zmm", "vpdpbusd")
@@ -126,7 +128,8 @@ static double peak_rate(const char *table, enum tensor_type type)
         if (!strcmp(p->table, table) && p->quantised == type_quantised(type)) {
             double start = seconds();
             p->run();
-            return p->operations * PEAK_CHAINS * PEAK_LOOPS / (seconds() - start) / (type == TENSOR_Q8 ? p->q8 : 1);
+            return p->operations * PEAK_CHAINS * PEAK_LOOPS / (seconds() - start) /
+                   (type == TENSOR_Q8 ? p->q8 : 1);
         }
     return 0;
 }
@@ -150,11 +153,13 @@ static void figure_add(struct figure *f, double rate, double bound)
     f->share[f->runs++] = bound > 0 ? rate / bound : 0;
 }
 
-static void figure_print(struct figure *f, const char *table, const char *type, const char *what, const char *unit)
+static void figure_print(struct figure *f, const char *table, const char *type, const char *what,
+                         const char *unit)
 {
     qsort(f->rate, f->runs, sizeof *f->rate, compare);
     qsort(f->share, f->runs, sizeof *f->share, compare);
-    double share = f->share[f->runs / 2], spread = f->share[f->runs * 3 / 4] - f->share[f->runs / 4];
+    double share = f->share[f->runs / 2],
+           spread = f->share[f->runs * 3 / 4] - f->share[f->runs / 4];
     printf("%-8s %-5s %-10s %8.2f %-7s", table, type, what, f->rate[f->runs / 2] * 1e-9, unit);
     if (share > 0)
         printf(" %6.1f %%   spread %4.1f %%\n", 100 * share, 100 * spread / share);
@@ -188,8 +193,8 @@ static uint8_t *weights_make(enum tensor_type type, size_t n_panels, size_t k)
     return w;
 }
 
-/* A run goes over the buffer in slices, now a slice read, now the slice half a buffer away worked on, so that other
- * load falls on both alike and neither finds in the cache what the other left. */
+/* A run goes over the buffer in slices, now a slice read, now the slice half a buffer away worked
+ * on, so that other load falls on both alike and neither finds in the cache what the other left. */
 enum { SLICES = 16 };
 
 struct slices {
@@ -199,11 +204,13 @@ struct slices {
 typedef void slice_work(const void *context, size_t first, size_t last);
 
 /* `units` of `bytes` each from p on; work(context, first, last) works on some of them. */
-static struct slices slices_run(const uint8_t *p, size_t units, size_t bytes, slice_work *work, const void *context)
+static struct slices slices_run(const uint8_t *p, size_t units, size_t bytes, slice_work *work,
+                                const void *context)
 {
     struct slices total = {0, 0};
     for (size_t i = 0; i < SLICES; i++) {
-        size_t at = (i + SLICES / 2) % SLICES, first = i * units / SLICES, last = (i + 1) * units / SLICES;
+        size_t at = (i + SLICES / 2) % SLICES, first = i * units / SLICES,
+               last = (i + 1) * units / SLICES;
         double start = seconds();
         stream_read(p + first * bytes, (last - first) * bytes / 128 * 128);
         double middle = seconds();
@@ -300,7 +307,8 @@ static void attend_slice(const void *context, size_t first, size_t last)
     const struct attention *a = context;
     float max[2][ATTEND_HEADS], sum[2][ATTEND_HEADS], value[2][ATTEND_HEADS * ATTEND_DIM];
     struct attend_sum running = {max[0], sum[0], value[0]}, next = {max[1], sum[1], value[1]};
-    struct attend_block block = {a->q, ATTEND_DIM, ATTEND_HEADS, ATTEND_DIM, NULL, 0, KV_BLOCK, 0.125f};
+    struct attend_block block = {a->q, ATTEND_DIM, ATTEND_HEADS, ATTEND_DIM,
+                                 NULL, 0,          KV_BLOCK,     0.125f};
     for (size_t b = first; b < last; b++) {
         bool begin = (b - first) % (ATTEND_POSITIONS / KV_BLOCK) == 0;
         block.kv = a->kv + b * a->bytes;
@@ -333,7 +341,8 @@ static void bench_attend(const struct blas_kernels *kernels, int type, size_t ru
     a.kv = kv;
     for (size_t run = 0; run < runs; run++) {
         struct slices s = slices_run(kv, blocks, a.bytes, attend_slice, &a);
-        figure_add(&figure, (double)(blocks * a.bytes) / s.work_s, (double)(blocks * a.bytes) / s.read_s);
+        figure_add(&figure, (double)(blocks * a.bytes) / s.work_s,
+                   (double)(blocks * a.bytes) / s.read_s);
     }
     figure_print(&figure, kernels->name, type ? "f16" : "f32", "attend", "GB/s");
     munmap(kv, round_up(blocks * a.bytes, 4096));
@@ -355,10 +364,12 @@ int main(int argc, char **argv)
             return 2;
         }
     }
-    const char *table = optind < argc ? argv[optind] : NULL, *type = optind + 1 < argc ? argv[optind + 1] : NULL;
+    const char *table = optind < argc ? argv[optind] : NULL,
+               *type = optind + 1 < argc ? argv[optind + 1] : NULL;
     for (size_t i = 0; blas_table(i); i++) {
         const struct blas_kernels *kernels = blas_table(i);
-        if (!kernels->usable() || !wanted(kernels->name, table) || (!table && !strcmp(kernels->name, "generic")))
+        if (!kernels->usable() || !wanted(kernels->name, table) ||
+            (!table && !strcmp(kernels->name, "generic")))
             continue;
         for (size_t t = 0; t < TENSOR_TYPES; t++)
             if (wanted(type_names[t], type)) {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Random operands for the tests and benchmarks of blas, made from a seed, in memory that ends at a guard page: a read or
- * write behind it faults, a write before it is found by guarded_intact. */
+/* Random operands for the tests and benchmarks of blas, made from a seed, in memory that ends at a
+ * guard page: a read or write behind it faults, a write before it is found by guarded_intact. */
 #ifndef TESTS_BLAS_CASES_H
 #define TESTS_BLAS_CASES_H
 
@@ -47,9 +47,9 @@ static inline float rng_float(struct rng *r)
 /* Zeros, subnormals, tiny and large numbers; no sum of products of a few thousand overflows. */
 static inline float rng_extreme(struct rng *r)
 {
-    static const float numbers[] = {0.0f,    -0.0f,   0x1p-149f, -0x1.8p-140f, 0x1p-126f, 1e-30f,
-                                    0x1p50f, -1e15f,  1.0f,      -1.0f,        127.0f,    0x1.fffffep-1f,
-                                    65504.f, 0x1p-24f, 0x1p-15f,  -3e-5f};
+    static const float numbers[] = {
+        0.0f, -0.0f, 0x1p-149f, -0x1.8p-140f,   0x1p-126f, 1e-30f,   0x1p50f,  -1e15f,
+        1.0f, -1.0f, 127.0f,    0x1.fffffep-1f, 65504.f,   0x1p-24f, 0x1p-15f, -3e-5f};
     return numbers[rng_below(r, sizeof numbers / sizeof *numbers)];
 }
 
@@ -74,7 +74,8 @@ static inline struct guarded guarded_make(size_t bytes)
 {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
     struct guarded g = {.map_bytes = round_up(bytes + 64, page), .bytes = bytes};
-    g.map = mmap(NULL, g.map_bytes + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    g.map =
+        mmap(NULL, g.map_bytes + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (g.map == MAP_FAILED || mprotect(g.map + g.map_bytes, page, PROT_NONE))
         abort();
     memset(g.map, GUARD_FILL, g.map_bytes);
@@ -116,8 +117,8 @@ static inline uint16_t random_scale(struct rng *r, size_t share)
 }
 
 /* Fills one block of a quantised panel: `numbers` k of it are weights, the rest is padding. */
-static inline void random_block(struct rng *r, enum tensor_type type, uint8_t *block, size_t groups, size_t numbers,
-                                size_t share)
+static inline void random_block(struct rng *r, enum tensor_type type, uint8_t *block, size_t groups,
+                                size_t numbers, size_t share)
 {
     const int zero = type == TENSOR_Q8 ? Q8_ZERO : Q4_ZERO, limit = type == TENSOR_Q8 ? 255 : 15;
     memset(block, 0, block_bytes(type, groups));
@@ -139,7 +140,8 @@ static inline void random_block(struct rng *r, enum tensor_type type, uint8_t *b
 }
 
 /* Fills one panel of k columns. */
-static inline void random_panel(struct rng *r, enum tensor_type type, uint8_t *panel, size_t k, size_t share)
+static inline void random_panel(struct rng *r, enum tensor_type type, uint8_t *panel, size_t k,
+                                size_t share)
 {
     if (type_quantised(type)) {
         for (size_t b = 0; b * DOT_BLOCK < k; b++) {
@@ -196,11 +198,12 @@ static inline void dot_case_rows(struct dot_case *c, struct rng *r, size_t share
         if (kind == 2 && share)
             scale[g] = 0;
     }
-    c->x = (struct blas_rows){.f = c->f.p, .f_stride = c->x.f_stride, .q = q, .scale = scale, .sum = sum};
+    c->x = (struct blas_rows){
+        .f = c->f.p, .f_stride = c->x.f_stride, .q = q, .scale = scale, .sum = sum};
 }
 
-static inline struct dot_case dot_case_make(struct rng *r, enum tensor_type type, size_t m, size_t n_panels, size_t k,
-                                            size_t share)
+static inline struct dot_case dot_case_make(struct rng *r, enum tensor_type type, size_t m,
+                                            size_t n_panels, size_t k, size_t share)
 {
     struct dot_case c = {.type = type, .m = m, .n_panels = n_panels, .k = k};
     c.y_stride = n_panels * PANEL_ROWS + rng_below(r, 5);
@@ -224,7 +227,8 @@ static inline size_t dot_case_numbers(const struct dot_case *c)
     return (c->m - 1) * c->y_stride + c->n_panels * PANEL_ROWS;
 }
 
-static inline void dot_case_run(const struct dot_case *c, const struct blas_kernels *kernels, float *y)
+static inline void dot_case_run(const struct dot_case *c, const struct blas_kernels *kernels,
+                                float *y)
 {
     kernels->dot[c->type](y, c->y_stride, c->panels.p, c->n_panels, c->k, &c->x, c->m);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Every table gives the bits of the generic one, in every slot, for odd shapes and extreme numbers, reads nothing behind
- * its operands and writes nothing beyond its results. Inputs come from a seed that a failure names: CHECK_SEED=N
- * repeats a run from there. */
+/* Every table gives the bits of the generic one, in every slot, for odd shapes and extreme numbers,
+ * reads nothing behind its operands and writes nothing beyond its results. Inputs come from a seed
+ * that a failure names: CHECK_SEED=N repeats a run from there. */
 #include <check.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -26,14 +26,17 @@ static const struct blas_kernels *table_usable(int i)
 /* Mostly small, sometimes a few hundred; never one kind only. */
 static size_t random_size(struct rng *r, size_t most)
 {
-    static const size_t edges[] = {1, 2, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 255, 256, 257, 288, 511, 512, 513};
-    size_t n = rng_below(r, 3) ? rng_from(r, 1, most) : edges[rng_below(r, sizeof edges / sizeof *edges)];
+    static const size_t edges[] = {1,  2,  7,  8,   15,  16,  17,  31,  32,  33,
+                                   63, 64, 65, 255, 256, 257, 288, 511, 512, 513};
+    size_t n =
+        rng_below(r, 3) ? rng_from(r, 1, most) : edges[rng_below(r, sizeof edges / sizeof *edges)];
     return n < most ? n : most;
 }
 
 static const char *const type_names[TENSOR_TYPES] = {"f32", "bf16", "f16", "q8", "q4"};
 
-/* The place of the first byte of `got` that is not wanted, -1 of one before it that was written; its end if all is well. */
+/* The place of the first byte of `got` that is not wanted, -1 of one before it that was written;
+ * its end if all is well. */
 static long first_wrong(const struct guarded *want, const struct guarded *got)
 {
     const uint8_t *w = want->p, *g = got->p;
@@ -44,10 +47,10 @@ static long first_wrong(const struct guarded *want, const struct guarded *got)
 }
 
 /* `format` and what follows say how to repeat it. */
-#define ASSERT_SAME(want, got, format, ...)                                                                            \
-    do {                                                                                                               \
-        long at_ = first_wrong(&(want), &(got));                                                                       \
-        ck_assert_msg(at_ == (long)(got).bytes, format ": byte %ld", __VA_ARGS__, at_);                                \
+#define ASSERT_SAME(want, got, format, ...)                                                        \
+    do {                                                                                           \
+        long at_ = first_wrong(&(want), &(got));                                                   \
+        ck_assert_msg(at_ == (long)(got).bytes, format ": byte %ld", __VA_ARGS__, at_);            \
     } while (0)
 
 static void dot_compare(const struct blas_kernels *kernels, const struct dot_case *c, uint64_t seed)
@@ -56,8 +59,8 @@ static void dot_compare(const struct blas_kernels *kernels, const struct dot_cas
     struct guarded want = guarded_make(bytes), got = guarded_make(bytes);
     dot_case_run(c, &blas_generic, want.p);
     dot_case_run(c, kernels, got.p);
-    ASSERT_SAME(want, got, "%s dot %s m=%zu n_panels=%zu k=%zu y_stride=%zu seed=%" PRIu64, kernels->name,
-                type_names[c->type], c->m, c->n_panels, c->k, c->y_stride, seed);
+    ASSERT_SAME(want, got, "%s dot %s m=%zu n_panels=%zu k=%zu y_stride=%zu seed=%" PRIu64,
+                kernels->name, type_names[c->type], c->m, c->n_panels, c->k, c->y_stride, seed);
     guarded_free(&want);
     guarded_free(&got);
 }
@@ -69,8 +72,8 @@ START_TEST(dot_is_generic)
         struct rng r = {seed_of(round)};
         size_t m = random_size(&r, round % 8 ? 14 : 300), k = random_size(&r, m > 50 ? 300 : 1100);
         size_t n_panels = rng_from(&r, 1, m > 50 ? 3 : 7);
-        struct dot_case c =
-            dot_case_make(&r, (enum tensor_type)(_i % TENSOR_TYPES), m, n_panels, k, (size_t)round % 4);
+        struct dot_case c = dot_case_make(&r, (enum tensor_type)(_i % TENSOR_TYPES), m, n_panels, k,
+                                          (size_t)round % 4);
         dot_compare(kernels, &c, r.state);
         dot_case_free(&c);
     }
@@ -84,7 +87,8 @@ START_TEST(dot_at_once_is_one_by_one)
     const enum tensor_type type = (enum tensor_type)(_i % TENSOR_TYPES);
     for (int round = 0; kernels && round < ROUNDS; round++) {
         struct rng r = {seed_of(round)};
-        size_t m = random_size(&r, round % 8 ? 30 : 300), k = random_size(&r, 600), n_panels = rng_from(&r, 1, 9);
+        size_t m = random_size(&r, round % 8 ? 30 : 300), k = random_size(&r, 600),
+               n_panels = rng_from(&r, 1, 9);
         struct dot_case c = dot_case_make(&r, type, m, n_panels, k, (size_t)round % 4);
         size_t bytes = dot_case_numbers(&c) * sizeof(float), groups = (k + GROUP - 1) / GROUP;
         struct guarded all = guarded_make(bytes), single = guarded_make(bytes);
@@ -97,10 +101,11 @@ START_TEST(dot_at_once_is_one_by_one)
                                       .scale = c.x.scale + i * groups,
                                       .sum = c.x.sum + i * groups};
                 kernels->dot[type]((float *)single.p + i * c.y_stride + p * PANEL_ROWS, c.y_stride,
-                                   (const uint8_t *)c.panels.p + p * panel_bytes(type, k), 1, k, &x, 1);
+                                   (const uint8_t *)c.panels.p + p * panel_bytes(type, k), 1, k, &x,
+                                   1);
             }
-        ASSERT_SAME(single, all, "%s dot %s m=%zu n_panels=%zu k=%zu seed=%" PRIu64, kernels->name, type_names[type], m,
-                    n_panels, k, seed_of(round));
+        ASSERT_SAME(single, all, "%s dot %s m=%zu n_panels=%zu k=%zu seed=%" PRIu64, kernels->name,
+                    type_names[type], m, n_panels, k, seed_of(round));
         guarded_free(&all);
         guarded_free(&single);
         dot_case_free(&c);
@@ -115,13 +120,16 @@ START_TEST(quantise_is_generic)
         struct rng r = {seed_of(round)};
         size_t k = random_size(&r, 1100), k32 = round_up(k, GROUP), groups = k32 / GROUP;
         struct guarded x = guarded_floats(&r, k, (size_t)round % 9);
-        for (size_t g = 0; g < groups; g++) { /* whole groups small, at the limit of 2^-100, and with halves */
-            float factor = (const float[]){1, 1, 1, 0x1p-99f, 0x1p-101f, 0x1p-148f, 1, 1}[rng_below(&r, 8)];
+        for (size_t g = 0; g < groups;
+             g++) { /* whole groups small, at the limit of 2^-100, and with halves */
+            float factor =
+                (const float[]){1, 1, 1, 0x1p-99f, 0x1p-101f, 0x1p-148f, 1, 1}[rng_below(&r, 8)];
             for (size_t j = g * GROUP; j < (g + 1) * GROUP && j < k; j++)
                 ((float *)x.p)[j] *= factor;
             if (round % 3 == 0)
                 for (size_t j = g * GROUP; j < (g + 1) * GROUP && j < k; j++)
-                    ((float *)x.p)[j] = j % GROUP ? (float)(int)rng_from(&r, 0, 508) / 2 - 127 : 127;
+                    ((float *)x.p)[j] =
+                        j % GROUP ? (float)(int)rng_from(&r, 0, 508) / 2 - 127 : 127;
         }
         struct guarded want[3], got[3];
         for (int i = 0; i < 3; i++) {
@@ -131,7 +139,8 @@ START_TEST(quantise_is_generic)
         blas_generic.quantise(want[0].p, want[1].p, want[2].p, x.p, k);
         kernels->quantise(got[0].p, got[1].p, got[2].p, x.p, k);
         for (int i = 0; i < 3; i++) {
-            ASSERT_SAME(want[i], got[i], "%s quantise k=%zu seed=%" PRIu64, kernels->name, k, seed_of(round));
+            ASSERT_SAME(want[i], got[i], "%s quantise k=%zu seed=%" PRIu64, kernels->name, k,
+                        seed_of(round));
             guarded_free(&want[i]);
             guarded_free(&got[i]);
         }
@@ -146,14 +155,16 @@ START_TEST(rms_norm_is_generic)
     for (int round = 0; kernels && round < ROUNDS; round++) {
         struct rng r = {seed_of(round)};
         size_t n = random_size(&r, 1100);
-        struct guarded x = guarded_floats(&r, n, (size_t)round % 4), weight = guarded_floats(&r, n, 0);
+        struct guarded x = guarded_floats(&r, n, (size_t)round % 4),
+                       weight = guarded_floats(&r, n, 0);
         struct guarded want = guarded_make(n * 4), got = guarded_make(n * 4);
         float epsilon = round % 5 ? 1e-5f : 1e-12f;
         blas_generic.rms_norm(want.p, x.p, weight.p, n, epsilon);
         kernels->rms_norm(got.p, x.p, weight.p, n, epsilon);
         ASSERT_SAME(want, got, "%s rms_norm n=%zu seed=%" PRIu64, kernels->name, n, seed_of(round));
         kernels->rms_norm(x.p, x.p, weight.p, n, epsilon);
-        ASSERT_SAME(want, x, "%s rms_norm in place n=%zu seed=%" PRIu64, kernels->name, n, seed_of(round));
+        ASSERT_SAME(want, x, "%s rms_norm in place n=%zu seed=%" PRIu64, kernels->name, n,
+                    seed_of(round));
         guarded_free(&x);
         guarded_free(&weight);
         guarded_free(&want);
@@ -169,11 +180,13 @@ START_TEST(rotate_is_generic)
         struct rng r = {seed_of(round)};
         size_t pairs = random_size(&r, 130);
         struct guarded cosine = guarded_floats(&r, pairs, 0), sine = guarded_floats(&r, pairs, 0);
-        struct guarded want = guarded_floats(&r, 2 * pairs, (size_t)round % 4), got = guarded_make(2 * pairs * 4);
+        struct guarded want = guarded_floats(&r, 2 * pairs, (size_t)round % 4),
+                       got = guarded_make(2 * pairs * 4);
         memcpy(got.p, want.p, want.bytes);
         blas_generic.rotate(want.p, cosine.p, sine.p, pairs);
         kernels->rotate(got.p, cosine.p, sine.p, pairs);
-        ASSERT_SAME(want, got, "%s rotate pairs=%zu seed=%" PRIu64, kernels->name, pairs, seed_of(round));
+        ASSERT_SAME(want, got, "%s rotate pairs=%zu seed=%" PRIu64, kernels->name, pairs,
+                    seed_of(round));
         guarded_free(&cosine);
         guarded_free(&sine);
         guarded_free(&want);
@@ -185,8 +198,9 @@ END_TEST
 /* Arguments of exp: ordinary ones, both ends and their neighbours, far beyond. */
 static float random_exponent(struct rng *r)
 {
-    static const float edges[] = {0.0f,    -0.0f,         -87.0f, -0x1.5c0002p6f, -0x1.5bfffep6f, 88.0f,
-                                  88.001f, 0x1.5fffffep6f, -1e30f, 1e15f,          -88.5f,         -100.0f};
+    static const float edges[] = {0.0f,           -0.0f, -87.0f,  -0x1.5c0002p6f,
+                                  -0x1.5bfffep6f, 88.0f, 88.001f, 0x1.5fffffep6f,
+                                  -1e30f,         1e15f, -88.5f,  -100.0f};
     if (!rng_below(r, 6))
         return edges[rng_below(r, sizeof edges / sizeof *edges)];
     return rng_float(r) * (rng_below(r, 2) ? 100.0f : 8.0f);
@@ -207,13 +221,16 @@ START_TEST(silu_product_is_generic)
     for (int round = 0; kernels && round < ROUNDS; round++) {
         struct rng r = {seed_of(round)};
         size_t n = random_size(&r, 600);
-        struct guarded gate = guarded_exponents(&r, n), up = guarded_floats(&r, n, (size_t)round % 4);
+        struct guarded gate = guarded_exponents(&r, n),
+                       up = guarded_floats(&r, n, (size_t)round % 4);
         struct guarded want = guarded_make(n * 4), got = guarded_make(n * 4);
         blas_generic.silu_product(want.p, gate.p, up.p, n);
         kernels->silu_product(got.p, gate.p, up.p, n);
-        ASSERT_SAME(want, got, "%s silu_product n=%zu seed=%" PRIu64, kernels->name, n, seed_of(round));
+        ASSERT_SAME(want, got, "%s silu_product n=%zu seed=%" PRIu64, kernels->name, n,
+                    seed_of(round));
         kernels->silu_product(gate.p, gate.p, up.p, n);
-        ASSERT_SAME(want, gate, "%s silu_product in place n=%zu seed=%" PRIu64, kernels->name, n, seed_of(round));
+        ASSERT_SAME(want, gate, "%s silu_product in place n=%zu seed=%" PRIu64, kernels->name, n,
+                    seed_of(round));
         guarded_free(&gate);
         guarded_free(&up);
         guarded_free(&want);
@@ -261,20 +278,21 @@ START_TEST(kv_store_is_generic)
         struct rng r = {seed_of(round)};
         size_t dim = random_head_dim(&r), position = rng_below(&r, KV_BLOCK);
         struct guarded key = guarded_floats(&r, dim, 0), value = guarded_floats(&r, dim, 0);
-        struct guarded want = guarded_make(kv_bytes(type, dim)), got = guarded_make(kv_bytes(type, dim));
-        static const float odd[] = {65504.0f,   65519.996f, 65520.0f,  -65520.0f, 1e6f,      3e38f,
-                                    0x1p-24f,   0x1p-25f,   0x1.8p-24f, 6e-8f,     0x1p-149f, 0x1.002p0f,
-                                    0x1.006p0f, INFINITY,   -INFINITY};
+        struct guarded want = guarded_make(kv_bytes(type, dim)),
+                       got = guarded_make(kv_bytes(type, dim));
+        static const float odd[] = {65504.0f,  65519.996f, 65520.0f,   -65520.0f,  1e6f,
+                                    3e38f,     0x1p-24f,   0x1p-25f,   0x1.8p-24f, 6e-8f,
+                                    0x1p-149f, 0x1.002p0f, 0x1.006p0f, INFINITY,   -INFINITY};
         for (size_t i = 0; i < (size_t)round % 4; i++) {
             ((float *)key.p)[rng_below(&r, dim)] = odd[rng_below(&r, sizeof odd / sizeof *odd)];
             ((float *)value.p)[rng_below(&r, dim)] = odd[rng_below(&r, sizeof odd / sizeof *odd)];
         }
         bool want_finite = blas_generic.kv_store[type](want.p, position, key.p, value.p, dim);
         bool finite = kernels->kv_store[type](got.p, position, key.p, value.p, dim);
-        ASSERT_SAME(want, got, "%s kv_store %s head_dim=%zu position=%zu seed=%" PRIu64, kernels->name,
-                    type ? "f16" : "f32", dim, position, seed_of(round));
-        ck_assert_msg(finite == want_finite, "%s kv_store %s finite: head_dim=%zu seed=%" PRIu64, kernels->name,
-                      type ? "f16" : "f32", dim, seed_of(round));
+        ASSERT_SAME(want, got, "%s kv_store %s head_dim=%zu position=%zu seed=%" PRIu64,
+                    kernels->name, type ? "f16" : "f32", dim, position, seed_of(round));
+        ck_assert_msg(finite == want_finite, "%s kv_store %s finite: head_dim=%zu seed=%" PRIu64,
+                      kernels->name, type ? "f16" : "f32", dim, seed_of(round));
         guarded_free(&key);
         guarded_free(&value);
         guarded_free(&want);
@@ -345,9 +363,10 @@ START_TEST(attend_is_generic)
         attend_pad(want[2].p, heads, dim);
         attend_pad(got[2].p, heads, dim);
         for (int i = 0; i < 3; i++) {
-            ASSERT_SAME(want[i], got[i], "%s attend %s %s heads=%zu head_dim=%zu [%zu, %zu) seed=%" PRIu64,
-                        kernels->name, type ? "f16" : "f32", (const char *[]){"max", "sum", "value"}[i], heads, dim,
-                        first, last, seed_of(round));
+            ASSERT_SAME(
+                want[i], got[i], "%s attend %s %s heads=%zu head_dim=%zu [%zu, %zu) seed=%" PRIu64,
+                kernels->name, type ? "f16" : "f32", (const char *[]){"max", "sum", "value"}[i],
+                heads, dim, first, last, seed_of(round));
             guarded_free(&want[i]);
             guarded_free(&got[i]);
         }
@@ -362,22 +381,26 @@ START_TEST(attend_join_is_generic)
     const struct blas_kernels *kernels = table_usable(_i);
     for (int round = 0; kernels && round < ROUNDS; round++) {
         struct rng r = {seed_of(round)};
-        size_t dim = random_head_dim(&r), heads = rng_from(&r, 1, 9), numbers = heads * kv_value_stride(dim);
+        size_t dim = random_head_dim(&r), heads = rng_from(&r, 1, 9),
+               numbers = heads * kv_value_stride(dim);
         struct guarded max = guarded_exponents(&r, heads), sum = guarded_floats(&r, heads, 0);
         struct guarded value = guarded_floats(&r, numbers, (size_t)round % 3), want[3], got[3];
         for (int i = 0; i < 3; i++) {
-            want[i] = i == 0 ? guarded_exponents(&r, heads) : guarded_floats(&r, i == 2 ? numbers : heads, 0);
+            want[i] = i == 0 ? guarded_exponents(&r, heads)
+                             : guarded_floats(&r, i == 2 ? numbers : heads, 0);
             got[i] = guarded_make(want[i].bytes);
             memcpy(got[i].p, want[i].p, want[i].bytes);
         }
         struct attend_sum block = {max.p, sum.p, value.p};
-        blas_generic.attend_join(&(struct attend_sum){want[0].p, want[1].p, want[2].p}, &block, heads, dim);
-        kernels->attend_join(&(struct attend_sum){got[0].p, got[1].p, got[2].p}, &block, heads, dim);
+        blas_generic.attend_join(&(struct attend_sum){want[0].p, want[1].p, want[2].p}, &block,
+                                 heads, dim);
+        kernels->attend_join(&(struct attend_sum){got[0].p, got[1].p, got[2].p}, &block, heads,
+                             dim);
         attend_pad(want[2].p, heads, dim);
         attend_pad(got[2].p, heads, dim);
         for (int i = 0; i < 3; i++) {
-            ASSERT_SAME(want[i], got[i], "%s attend_join heads=%zu head_dim=%zu seed=%" PRIu64, kernels->name, heads,
-                        dim, seed_of(round));
+            ASSERT_SAME(want[i], got[i], "%s attend_join heads=%zu head_dim=%zu seed=%" PRIu64,
+                        kernels->name, heads, dim, seed_of(round));
             guarded_free(&want[i]);
             guarded_free(&got[i]);
         }
@@ -394,8 +417,9 @@ START_TEST(every_slot_is_filled)
     const struct blas_kernels *k = blas_table((size_t)_i);
     for (size_t i = 0; i < TENSOR_TYPES; i++)
         ck_assert_ptr_nonnull(k->dot[i]);
-    ck_assert(k->name && k->usable && k->quantise && k->rms_norm && k->rotate && k->silu_product && k->kv_store[0] &&
-              k->kv_store[1] && k->attend[0] && k->attend[1] && k->attend_join && k->log_sum);
+    ck_assert(k->name && k->usable && k->quantise && k->rms_norm && k->rotate && k->silu_product &&
+              k->kv_store[0] && k->kv_store[1] && k->attend[0] && k->attend[1] && k->attend_join &&
+              k->log_sum);
 }
 END_TEST
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The functions of numbers.h are as exact as NUMBERS.md says, against libm in binary64; conversions on every value. */
+/* The functions of numbers.h are as exact as NUMBERS.md says, against libm in binary64; conversions
+ * on every value. */
 #include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,7 +31,8 @@ START_TEST(exp_is_off_by_less_than_an_ulp)
 {
     double up = exp_error(0, float_bits(EXP_HIGH), 331);
     double down = exp_error(0x80000000, float_bits(EXP_LOW), 331);
-    ck_assert_msg(up < 0.975 && down < 0.975, "largest error %.4f upwards, %.4f downwards", up, down);
+    ck_assert_msg(up < 0.975 && down < 0.975, "largest error %.4f upwards, %.4f downwards", up,
+                  down);
 }
 END_TEST
 
@@ -39,7 +41,8 @@ START_TEST(exp_ends_where_it_is_said_to)
     ck_assert_uint_eq(float_bits(num_exp(nextafterf(EXP_LOW, -INFINITY))), 0);
     ck_assert_uint_eq(float_bits(num_exp(-INFINITY)), 0);
     ck_assert(num_exp(EXP_LOW) > 0x1p-126f);
-    ck_assert_uint_eq(float_bits(num_exp(nextafterf(EXP_HIGH, INFINITY))), float_bits(num_exp(EXP_HIGH)));
+    ck_assert_uint_eq(float_bits(num_exp(nextafterf(EXP_HIGH, INFINITY))),
+                      float_bits(num_exp(EXP_HIGH)));
     ck_assert_uint_eq(float_bits(num_exp(0x1p100f)), float_bits(num_exp(EXP_HIGH)));
     ck_assert_uint_eq(float_bits(num_exp(0.0f)), float_bits(1.0f));
     ck_assert_uint_eq(float_bits(num_exp(-0.0f)), float_bits(1.0f));
@@ -111,8 +114,10 @@ START_TEST(bf16_widens_exactly_and_back)
 }
 END_TEST
 
-/* Between each two neighbours: the middle goes to the even one, what is next to the middle to the nearer one. */
-static void check_middles(uint16_t round(float), float widen(uint16_t), unsigned infinite, unsigned sign)
+/* Between each two neighbours: the middle goes to the even one, what is next to the middle to the
+ * nearer one. */
+static void check_middles(uint16_t round(float), float widen(uint16_t), unsigned infinite,
+                          unsigned sign)
 {
     for (unsigned h = 0; h + 1 < infinite; h++) {
         float low = widen((uint16_t)(h | sign)), high = widen((uint16_t)((h + 1) | sign));

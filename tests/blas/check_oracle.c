@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The generic table against arithmetic of others: its products against OpenBLAS in binary64 over the same numbers. What
- * check_kernels.c proves of the other tables carries this over to them. */
+/* The generic table against arithmetic of others: its products against OpenBLAS in binary64 over
+ * the same numbers. What check_kernels.c proves of the other tables carries this over to them. */
 #include <cblas.h>
 #include <check.h>
 #include <inttypes.h>
@@ -24,7 +24,8 @@ static double weight_of(const struct dot_case *c, const uint8_t *panel, size_t r
     int byte = block[block_weight(c->type, groups, row, in)];
     uint16_t scale;
     memcpy(&scale, block + block_scale(row, in / GROUP), sizeof scale);
-    int integer = c->type == TENSOR_Q8 ? byte - Q8_ZERO : (in & 4 ? byte >> 4 : byte & 15) - Q4_ZERO;
+    int integer =
+        c->type == TENSOR_Q8 ? byte - Q8_ZERO : (in & 4 ? byte >> 4 : byte & 15) - Q4_ZERO;
     return integer * (double)float_of_f16(scale);
 }
 
@@ -58,7 +59,8 @@ static struct oracle oracle_make(const struct dot_case *c)
     ck_assert(o.y && o.abs && o.w && o.x);
     for (size_t row = 0; row < n; row++)
         for (size_t k = 0; k < c->k; k++) {
-            const uint8_t *panel = (const uint8_t *)c->panels.p + row / PANEL_ROWS * panel_bytes(c->type, c->k);
+            const uint8_t *panel =
+                (const uint8_t *)c->panels.p + row / PANEL_ROWS * panel_bytes(c->type, c->k);
             o.w[row * c->k + k] = weight_of(c, panel, row % PANEL_ROWS, k);
         }
     for (size_t row = 0; row < c->m; row++)
@@ -87,8 +89,9 @@ static struct dot_case random_case(struct rng *r, int type)
     return dot_case_make(r, (enum tensor_type)type, m, n_panels, k, 0);
 }
 
-/* A term passes no more than K + 1 roundings of half an ulp: one for each step of its chain, for a quantised group one
- * more, and one for each block behind. So |error| <= (K + 1) 2^-24 sum |w| |x|, but for terms of second order. */
+/* A term passes no more than K + 1 roundings of half an ulp: one for each step of its chain, for a
+ * quantised group one more, and one for each block behind. So |error| <= (K + 1) 2^-24 sum |w| |x|,
+ * but for terms of second order. */
 START_TEST(products_are_within_their_roundings_of_openblas)
 {
     for (int round = 0; round < ROUNDS; round++) {
@@ -101,9 +104,10 @@ START_TEST(products_are_within_their_roundings_of_openblas)
         dot_case_run(&c, &blas_generic, y);
         for (size_t i = 0; i < c.m * n; i++) {
             double error = fabs((double)y[i / n * c.y_stride + i % n] - o.y[i]);
-            ck_assert_msg(error <= (double)(c.k + 1) * 0x1.0001p-24 * o.abs[i] + 0x1p-149,
-                          "type %d m=%zu n=%zu k=%zu seed=%d: (%zu, %zu) is %g off, sum of absolutes %g", _i, c.m, n, c.k,
-                          round, i / n, i % n, error, o.abs[i]);
+            ck_assert_msg(
+                error <= (double)(c.k + 1) * 0x1.0001p-24 * o.abs[i] + 0x1p-149,
+                "type %d m=%zu n=%zu k=%zu seed=%d: (%zu, %zu) is %g off, sum of absolutes %g", _i,
+                c.m, n, c.k, round, i / n, i % n, error, o.abs[i]);
         }
         free(y);
         oracle_free(&o);
@@ -129,8 +133,8 @@ START_TEST(quantised_products_are_the_definition)
             off += error * error;
             norm += o.y[i] * o.y[i];
         }
-        ck_assert_msg(off <= 1e-10 * norm, "type %d m=%zu n=%zu k=%zu seed=%d: %g of %g", _i, c.m, n, c.k, 1000 + round,
-                      sqrt(off), sqrt(norm));
+        ck_assert_msg(off <= 1e-10 * norm, "type %d m=%zu n=%zu k=%zu seed=%d: %g of %g", _i, c.m,
+                      n, c.k, 1000 + round, sqrt(off), sqrt(norm));
         free(y);
         oracle_free(&o);
         dot_case_free(&c);
@@ -138,14 +142,16 @@ START_TEST(quantised_products_are_the_definition)
 }
 END_TEST
 
-/* q * scale is the nearest multiple of the scale, the largest number's q is 127, the sums are those of q. */
+/* q * scale is the nearest multiple of the scale, the largest number's q is 127, the sums are those
+ * of q. */
 START_TEST(activations_are_the_definition)
 {
     for (int round = 0; round < ROUNDS; round++) {
         struct rng r = {(uint64_t)round};
         size_t k = rng_from(&r, 1, 400), groups = (k + GROUP - 1) / GROUP;
         struct guarded x = guarded_floats(&r, k, 0);
-        struct guarded q = guarded_make(groups * GROUP), scale = guarded_make(groups * 4), sum = guarded_make(groups * 4);
+        struct guarded q = guarded_make(groups * GROUP), scale = guarded_make(groups * 4),
+                       sum = guarded_make(groups * 4);
         blas_generic.quantise(q.p, scale.p, sum.p, x.p, k);
         for (size_t g = 0; g < groups; g++) {
             double largest = 0, step = (double)((float *)scale.p)[g];
@@ -156,10 +162,11 @@ START_TEST(activations_are_the_definition)
                 largest = fabs(number) > largest ? fabs(number) : largest;
                 end = abs(integer) > end ? abs(integer) : end;
                 total += integer;
-                ck_assert_msg(fabs(number - integer * step) <= step * 0.50001, "k=%zu seed=%d: number %zu", k, round, j);
+                ck_assert_msg(fabs(number - integer * step) <= step * 0.50001,
+                              "k=%zu seed=%d: number %zu", k, round, j);
             }
-            ck_assert_msg(fabs(step - largest / 127) <= largest * 0x1p-24 && end == 127, "k=%zu seed=%d: group %zu", k,
-                          round, g);
+            ck_assert_msg(fabs(step - largest / 127) <= largest * 0x1p-24 && end == 127,
+                          "k=%zu seed=%d: group %zu", k, round, g);
             ck_assert_int_eq(total, ((int32_t *)sum.p)[g]);
         }
         struct guarded *all[] = {&x, &q, &scale, &sum};

@@ -2,6 +2,7 @@
 """A second reader and writer of images, made from image/FORMAT.md alone: it shares no line with image/, so that an image
 that both agree on is one that the document describes."""
 import ctypes
+import os
 import struct
 from pathlib import Path
 
@@ -56,8 +57,10 @@ def padded(n, unit):
 
 
 class Section:
-    def __init__(self, kind, raw, offset=None, digest=None):
-        self.kind, self.raw, self.offset, self.digest = kind, bytes(raw), offset, digest
+    """`raw`, then zeros up to `length`, which write() leaves as a hole of the file and which have no true digest."""
+
+    def __init__(self, kind, raw, offset=None, digest=None, length=None):
+        self.kind, self.raw, self.offset, self.digest, self.length = kind, bytes(raw), offset, digest, length
 
 
 class ImageFile:
@@ -91,27 +94,43 @@ class ImageFile:
                              self.reserved)  # fmt: skip
         return fields.ljust(PAGE, b"\0")
 
-    def pack(self):
-        """The bytes of the file. Sections keep the offset and digest that a test gave them."""
-        at, entries, body = 2 * PAGE, [], []
+    def parts(self):
+        """[(offset, bytes)] of the file, and its length. Sections keep the offset and digest that a test gave them."""
+        at, end, entries, parts = 2 * PAGE, 2 * PAGE, [], []
         for i, s in enumerate(self.sections):
-            unit = CHUNK if s.kind == WEIGHTS and len(s.raw) >= 64 << 20 else PAGE
-            at = padded(at, unit)
+            size = len(s.raw) if s.length is None else s.length
+            at = padded(at, CHUNK if s.kind == WEIGHTS and size >= 64 << 20 else PAGE)
             offset = s.offset if s.offset is not None else at
             digest = s.digest if s.digest is not None else section_digest(s.raw)
-            entries.append((s.kind, struct.pack("<IIQQ16s", i, s.kind, offset, len(s.raw), digest)))
-            body.append((offset, s.raw))
-            at = offset + len(s.raw)
-        length = padded(max([at] + [o + len(r) for o, r in body]), PAGE)
+            entries.append((s.kind, struct.pack("<IIQQ16s", i, s.kind, offset, size, digest)))
+            parts.append((offset, s.raw))
+            at = offset + size
+            end = max(end, at)
+        length = end
         bare = self.header(bytes(16), 0, 0, 0)
         identity = xxh3_128(bare + b"".join(e for kind, e in entries if kind != PROVENANCE))
         table = b"".join(e for _, e in entries).ljust(PAGE, b"\0")
         check = xxh3_64(self.header(identity, 0, length, len(entries)) + table)
+        return parts + [(0, self.header(identity, check, length, len(entries)) + table)], length
+
+    def pack(self):
+        """The bytes of the file."""
+        parts, length = self.parts()
         raw = bytearray(length)
-        for offset, part in body:
+        for offset, part in parts:
             raw[offset : offset + len(part)] = part
-        raw[: 2 * PAGE] = self.header(identity, check, length, len(entries)) + table
         return bytes(raw)
+
+    def write(self, path):
+        """The file, with holes where sections are longer than their bytes."""
+        parts, length = self.parts()
+        with open(path, "wb") as f:
+            f.truncate(length)
+            for offset, part in parts:
+                f.seek(offset)
+                f.write(part)
+            f.flush()
+            os.fsync(f.fileno())
 
     def free(self):
         """Forgets offsets and digests, so that pack() makes them anew."""
@@ -268,6 +287,12 @@ class Builder:
     def op(self, code, *args):
         words = [struct.pack("<f", a) if isinstance(a, float) else struct.pack("<I", a) for a in args]
         self.ops.append((struct.pack("<I", code) + b"".join(words)).ljust(64, b"\0"))
+
+    def norm(self, x, out, weight, epsilon):
+        self.op(NORM, x, out, 0, weight, float(epsilon), NONE)
+
+    def linear(self, x, out, weight, bias=NONE, residual=NONE, activation=0, scale=1.0):
+        self.op(LINEAR, x, out, weight, bias, residual, activation, scale)
 
     def image(self):
         counts = (len(self.ops), len(self.slots), len(self.states), len(self.ropes), len(self.constants))
