@@ -40,7 +40,7 @@ struct verb {
     const char *synopsis; /* behind "stele VERB " */
     const char *about;    /* one paragraph */
     int (*run)(int argc, char **argv); /* argv[0] is the verb; returns the exit code */
-    const struct cmd_option *options;  /* for help: `to` is NULL there; ends with name NULL; may be NULL */
+    const struct cmd_option *options;  /* for help; ends with name NULL; may be NULL */
 };
 
 /* Reads options up to the first operand; "--" ends them; "--name=value" and "--name value" are one. Operands go to

@@ -1,0 +1,77 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Every family against transformers' reference values (../shared/models/zoo): logits within 1e-5 of the largest, greedy ids
+equal, and the same bits however the prompt is cut and however many threads there are."""
+import hashlib
+
+import numpy as np
+
+from harness import *
+
+FAMILIES = [
+    "llama3-rope-scaled", "llama-linear-rope", "llama-yarn-rope", "mistral-swa", "qwen2", "qwen2-yarn", "qwen3",
+    "qwen3-headdim", "phi3", "phi3-longrope", "smollm3", "olmo2", "olmo3", "granite", "mixtral", "qwen2-moe", "qwen3-moe",
+    "qwen3-moe-mixed",
+]  # fmt: skip
+LATER = {"qwen3-next": "Qwen3NextForCausalLM", "granite-hybrid": "GraniteMoeHybridForCausalLM"}
+
+
+def options(model, ids):
+    """longrope: rows of one file belong to one set of factors, which --context chooses."""
+    return ["--context", 32] if model == "phi3-longrope" and len(ids) <= 32 else []
+
+
+def dump(img, ids, *more):
+    file = SCRATCH / "family.bin"
+    stele("logprobs", img, "--ids", " ".join(map(str, ids)), "--dump-logits", file, *more).exits(0)
+    return file.read_bytes()
+
+
+for model in FAMILIES:
+
+    @test(needs=data(f"models/zoo/{model}"))
+    def logits_of_every_family_are_within_1e_5_of_the_largest(model=model):
+        folder = DATA / "models" / "zoo" / model
+        for entry in json.loads((folder / "expected.json").read_text())["inputs"]:
+            got = np.frombuffer(dump(image(folder), entry["ids"], *options(model, entry["ids"])), "<f4")
+            want = np.fromfile(folder / entry["logits"], "<f4")
+            worst = np.abs(got.astype(np.float64) - want).max() / np.abs(want).max()
+            assert worst <= 1e-5, f"{model}, {len(entry['ids'])} ids: off by {worst:.2e}"
+
+    @test(needs=data(f"models/zoo/{model}"))
+    def greedy_ids_of_every_family_are_those_of_transformers(model=model):
+        folder = DATA / "models" / "zoo" / model
+        for entry in json.loads((folder / "expected.json").read_text())["inputs"]:
+            if len(entry["ids"]) <= 32 < len(entry["ids"]) + len(entry["greedy"]) and model == "phi3-longrope":
+                continue  # would cross from one set of factors to the other
+            r = stele("run", image(folder), "--ids", " ".join(map(str, entry["ids"])), "-n", len(entry["greedy"]),
+                      "--print", "ids", *options(model, entry["ids"]))  # fmt: skip
+            got, want = r.exits(0).ids, entry["greedy"]
+            assert got == want[: len(got)], (model, got, want)  # the references ignore end of text
+            assert len(got) == len(want) or want[len(got)] in (1, 2, 106), (model, len(got))
+
+    @test(needs=data(f"models/zoo/{model}"))
+    def a_family_gives_one_answer_however_the_prompt_is_cut(model=model):
+        folder = DATA / "models" / "zoo" / model
+        ids = json.loads((folder / "expected.json").read_text())["inputs"][-1]["ids"]
+        seen = set()
+        for weights in ("f32", "q8"):
+            ways = [(c, t) for c in (1, 3, 16, 512) for t in (1, 2, 3)]
+            digests = {
+                hashlib.sha256(dump(image(folder, weights), ids, "--chunk", c, "--threads", t)).hexdigest()
+                for c, t in (ways if not os.environ.get("STELE_FAST") else ways[::4])
+            }
+            assert len(digests) == 1, f"{model} {weights}: {len(digests)} answers"
+            seen |= digests
+        assert len(seen) == 2
+
+
+for model, name in LATER.items():
+
+    @test(needs=data(f"models/zoo/{model}"))
+    def families_with_recurrent_layers_are_refused_by_name(model=model, name=name):
+        folder = DATA / "models" / "zoo" / model
+        stele("convert", folder, "-o", SCRATCH / "later.stele").exits(3, name)
+
+
+finish()
