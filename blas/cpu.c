@@ -337,10 +337,10 @@ static void add_bias(float *tile, const float *bias, size_t rows, size_t n)
 }
 
 /* Gate and up stand in turn, 16 numbers each; the products move to the front of the row. */
-static void apply_gate(const struct blas_kernels *kernels, float *tile, size_t n)
+static void apply_gate(const struct blas_kernels *kernels, int gate, float limit, float *tile, size_t n)
 {
     for (size_t i = 0; i < n; i += 2 * PANEL_ROWS)
-        kernels->silu_product(tile + i / 2, tile + i, tile + i + PANEL_ROWS, PANEL_ROWS);
+        kernels->gate[gate](tile + i / 2, tile + i, tile + i + PANEL_ROWS, PANEL_ROWS, limit);
 }
 
 static void finish_linear(const struct product *p, float *tile, size_t row, size_t rows, size_t panel, size_t panels)
@@ -352,8 +352,8 @@ static void finish_linear(const struct product *p, float *tile, size_t row, size
         add_bias(tile, op->bias + panel * PANEL_ROWS, rows, n);
     for (size_t r = 0; r < rows; r++) {
         float *t = tile + r * n, *y = row_of(d, op->out, row + r) + column;
-        if (op->gate)
-            apply_gate(d->kernels, t, n);
+        if (op->gate >= 0)
+            apply_gate(d->kernels, op->gate, INFINITY, t, n);
         if (op->scale != 1)
             for (size_t i = 0; i < width; i++)
                 t[i] = t[i] * op->scale;
@@ -373,7 +373,7 @@ static void cpu_linear(struct blas_device *d, const struct op_linear *op)
         .weight = &op->weight,
         .in = op->in,
         .count = d->step->count,
-        .unit = op->gate ? 2 : 1,
+        .unit = op->gate >= 0 ? 2 : 1,
         .op = op,
         .finish = finish_linear,
     };
@@ -396,6 +396,8 @@ static void finish_logits(const struct product *p, float *tile, size_t row, size
         if (target->op->scale != 1)
             for (size_t i = 0; i < width; i++)
                 y[i] = y[i] * target->op->scale;
+        if (target->op->cap > 0)
+            p->device->kernels->soft_cap(y, width, target->op->cap);
     }
 }
 
@@ -492,7 +494,7 @@ static void cpu_router(struct blas_device *d, const struct op_router *op)
 /* The rows of a step that one expert works on. */
 struct expert_job {
     const struct op_experts *op;
-    size_t count;
+    size_t expert, count;
     uint32_t *rows;  /* [count] */
     float *weights;  /* [count] */
 };
@@ -500,6 +502,7 @@ struct expert_job {
 /* Rows whose route names the expert. */
 static void collect_rows(struct blas_device *d, struct expert_job *job, size_t expert)
 {
+    job->expert = expert;
     job->count = 0;
     for (size_t r = 0; r < d->step->count; r++) {
         const float *route = row_of(d, job->op->route, r);
@@ -515,9 +518,12 @@ static void finish_up(const struct product *p, float *tile, size_t row, size_t r
 {
     const struct expert_job *job = p->op;
     size_t n = panels * PANEL_ROWS, column = panel * PANEL_ROWS / p->unit, width = n / p->unit;
+    if (job->op->up_bias)
+        add_bias(tile, job->op->up_bias + job->expert * round_up(p->weight->rows, PANEL_ROWS) + panel * PANEL_ROWS, rows,
+                 n);
     for (size_t r = 0; r < rows; r++) {
-        if (job->op->gate)
-            apply_gate(p->device->kernels, tile + r * n, n);
+        if (job->op->gate >= 0)
+            apply_gate(p->device->kernels, job->op->gate, job->op->limit, tile + r * n, n);
         memcpy(row_of(p->device, job->op->gated, row + r) + column, tile + r * n, width * sizeof *tile);
     }
 }
@@ -526,6 +532,9 @@ static void finish_down(const struct product *p, float *tile, size_t row, size_t
 {
     const struct expert_job *job = p->op;
     size_t n = panels * PANEL_ROWS;
+    if (job->op->down_bias)
+        add_bias(tile, job->op->down_bias + job->expert * round_up(p->weight->rows, PANEL_ROWS) + panel * PANEL_ROWS,
+                 rows, n);
     for (size_t r = 0; r < rows; r++) {
         float *sum = row_of(p->device, job->op->sum, job->rows[row + r]) + panel * PANEL_ROWS;
         for (size_t i = 0; i < n; i++)
@@ -533,19 +542,19 @@ static void finish_down(const struct product *p, float *tile, size_t row, size_t
     }
 }
 
-static void run_expert(struct blas_device *d, struct expert_job *job, size_t expert)
+static void run_expert(struct blas_device *d, struct expert_job *job)
 {
     const struct op_experts *op = job->op;
     struct blas_matrix up = op->up.first, down = op->down.first;
-    up.panels = (const uint8_t *)up.panels + expert * op->up.stride;
-    down.panels = (const uint8_t *)down.panels + expert * op->down.stride;
+    up.panels = (const uint8_t *)up.panels + job->expert * op->up.stride;
+    down.panels = (const uint8_t *)down.panels + job->expert * op->down.stride;
     for (size_t i = 0; i < job->count; i++)
         memcpy(row_of(d, op->gathered, i), row_of(d, op->in, job->rows[i]), up.k * sizeof(float));
     struct product p = {.device = d,
                         .weight = &up,
                         .in = op->gathered,
                         .count = job->count,
-                        .unit = op->gate ? 2 : 1,
+                        .unit = op->gate >= 0 ? 2 : 1,
                         .op = job,
                         .finish = finish_up};
     run_product(&p);
@@ -563,7 +572,7 @@ static void cpu_experts(struct blas_device *d, const struct op_experts *op)
     for (size_t expert = 0; expert < op->up.count; expert++) {
         collect_rows(d, &job, expert);
         if (job.count)
-            run_expert(d, &job, expert);
+            run_expert(d, &job);
     }
     for (size_t r = 0; r < d->step->count; r++) {
         float *sum = row_of(d, op->sum, r), *out = row_of(d, op->out, r);
@@ -675,7 +684,7 @@ static void attend_row(struct blas_device *d, const struct op_attention *op, str
     size_t n = op->kv.head_dim, group = op->heads / op->kv.heads, seen = (size_t)row->position + 1;
     size_t first = op->kv.window && seen > op->kv.window ? seen - op->kv.window : 0;
     struct attend_block block = {
-        .q = row_of(d, op->q, r) + head * group * n, .q_stride = n, .heads = group, .head_dim = n, .scale = op->scale};
+        .q = row_of(d, op->q, r) + head * group * n, .q_stride = n, .heads = group, .head_dim = n, .scale = op->scale, .cap = op->cap};
     bool joined = false;
     for (size_t b = first / KV_BLOCK; b * KV_BLOCK < seen; b++) {
         block.kv = kv_head(d, &op->kv, row->blocks[b], head);
@@ -685,6 +694,13 @@ static void attend_row(struct blas_device *d, const struct op_attention *op, str
         if (joined)
             d->kernels->attend_join(&s->sum, &s->block, group, n);
         joined = true;
+    }
+    if (op->sinks) { /* joined as a block whose values are 0 */
+        memcpy(s->block.max, op->sinks + head * group, group * sizeof(float));
+        for (size_t h = 0; h < group; h++)
+            s->block.sum[h] = 1;
+        memset(s->block.value, 0, group * kv_value_stride(n) * sizeof(float));
+        d->kernels->attend_join(&s->sum, &s->block, group, n);
     }
     for (size_t h = 0; h < group; h++) {
         float *out = row_of(d, op->out, r) + (head * group + h) * n, inverse = 1.0f / s->sum.sum[h];

@@ -173,10 +173,30 @@ static void rotate_generic(float *x, const float *cosine, const float *sine, siz
     }
 }
 
-static void silu_product_generic(float *y, const float *gate, const float *up, size_t n)
+static void gate_silu_generic(float *y, const float *gate, const float *up, size_t n, float limit)
 {
+    (void)limit;
     for (size_t i = 0; i < n; i++)
         y[i] = num_silu(gate[i]) * up[i];
+}
+
+static void gate_gelu_generic(float *y, const float *gate, const float *up, size_t n, float limit)
+{
+    (void)limit;
+    for (size_t i = 0; i < n; i++)
+        y[i] = num_gelu(gate[i]) * up[i];
+}
+
+static void gate_clamped_generic(float *y, const float *gate, const float *up, size_t n, float limit)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = num_clamped(gate[i], up[i], limit);
+}
+
+static void soft_cap_generic(float *x, size_t n, float cap)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] = cap * num_tanh(x[i] / cap);
 }
 
 static bool kv_store_f32_generic(void *kv, size_t position, const float *key, const float *value, size_t head_dim)
@@ -225,6 +245,8 @@ static inline __attribute__((always_inline)) void attend_head(float *max, float 
         for (size_t d = 0; d < b->head_dim; d++)
             acc = fmaf(number(b->kv, kv_key_index(b->head_dim, j, d)), q[d], acc);
         e[j] = acc * b->scale;
+        if (b->cap > 0)
+            e[j] = b->cap * num_tanh(e[j] / b->cap);
         largest = e[j] > largest ? e[j] : largest;
     }
     for (size_t j = b->first; j < b->last; j++)
@@ -299,7 +321,8 @@ const struct blas_kernels blas_generic = {
     .quantise = quantise_generic,
     .rms_norm = rms_norm_generic,
     .rotate = rotate_generic,
-    .silu_product = silu_product_generic,
+    .gate = {gate_silu_generic, gate_gelu_generic, gate_clamped_generic},
+    .soft_cap = soft_cap_generic,
     .kv_store = {kv_store_f32_generic, kv_store_f16_generic},
     .attend = {attend_f32_generic, attend_f16_generic},
     .attend_join = attend_join_generic,

@@ -11,6 +11,8 @@
 #include "panel.h"
 #include "types.h"
 
+enum gate { GATE_SILU, GATE_GELU, GATE_CLAMPED, GATES };
+
 /* Rows of activations. Float weights read f; quantised ones read q, scale and sum, which quantise() made of f. */
 struct blas_rows {
     const float *f; /* [m][f_stride], k numbers used */
@@ -30,6 +32,7 @@ struct attend_block {
     size_t first;   /* positions [first, last) of the block are seen; first < last <= 64 */
     size_t last;
     float scale;    /* multiplies each score */
+    float cap;      /* soft cap of the scaled score; 0: none */
 };
 
 /* The running result of attention over blocks, and that of one block. [heads] each; value has rows of
@@ -58,8 +61,11 @@ struct blas_kernels {
     /* Half rotation in place of one head: pairs (i, i + pairs). NUMBERS.md, "RoPE". */
     void (*rotate)(float *x, const float *cosine, const float *sine, size_t pairs);
 
-    /* y[n] = silu(gate[n]) * up[n]; y may be gate. */
-    void (*silu_product)(float *y, const float *gate, const float *up, size_t n);
+    /* y[n] = activation(gate[n]) * up[n]; y may be gate. NUMBERS.md, "Gates". `limit` is GATE_CLAMPED's. */
+    void (*gate[GATES])(float *y, const float *gate, const float *up, size_t n, float limit);
+
+    /* x[n] = cap * tanh(x[n] / cap). */
+    void (*soft_cap)(float *x, size_t n, float cap);
 
     /* Stores one position of one KV head, rounded to the KV type; `kv` is the head's part of the block. Index 0 is f32,
      * 1 is f16. False if a number has no finite value in the type (it is stored all the same). */

@@ -102,6 +102,31 @@ static inline float num_silu(float x)
     return x / (1.0f + num_exp(-x));
 }
 
+/* gpt-oss: (up + 1) * gate * sigmoid(1.702 gate), gate at most `limit`, up within it. */
+#define CLAMPED_SLOPE (-0x1.b3b646p+0f)
+
+static inline float num_clamped(float gate, float up, float limit)
+{
+    gate = gate > limit ? limit : gate;
+    up = up > limit ? limit : up < -limit ? -limit : up;
+    return gate / (1.0f + num_exp(gate * CLAMPED_SLOPE)) * (up + 1.0f);
+}
+
+/* tanh(x) = 1 - 2 / (1 + e^2x): at most 1.2e-7 off, which is what caps on scores and logits need. */
+static inline float num_tanh(float x)
+{
+    return 1.0f - 2.0f / (1.0f + num_exp(x + x));
+}
+
+/* x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))), written as x / (1 + e^-2u): the two are the same function. */
+#define GELU_X (-0x1.988454p+0f)  /* -2 sqrt(2 / pi) */
+#define GELU_XXX (-0x1.2444f2p-4f) /* that times 0.044715 */
+
+static inline float num_gelu(float x)
+{
+    return x / (1.0f + num_exp(x * fmaf(x * x, GELU_XXX, GELU_X)));
+}
+
 /* Natural logarithm of a finite x > 0, in binary64 by the series of atanh, rounded once; 0.5 ulp as far as tested. */
 static inline float num_log(float x)
 {

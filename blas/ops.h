@@ -71,7 +71,7 @@ struct op_linear {
     struct blas_view in, out, residual;
     struct blas_matrix weight; /* rows padded to 16; with a gate, panels of gate and up in turn */
     const float *bias;         /* NULL: none */
-    bool gate;                 /* silu(gate) * up */
+    int gate;                  /* enum gate, or -1: none */
     bool has_residual;
     float scale;
 };
@@ -89,6 +89,8 @@ struct op_attention {
     struct blas_view q, out;
     size_t heads;
     float scale;
+    float cap;          /* 0: none */
+    const float *sinks; /* [heads]; NULL: none */
     struct blas_kv kv;
 };
 
@@ -114,9 +116,10 @@ struct op_experts {
     struct blas_view gathered, gated, sum; /* scratch */
     struct blas_bank up, down;
     size_t top;
-    bool gate; /* silu(gate) * up */
+    const float *up_bias, *down_bias; /* [count][rows padded to 16]; NULL: none */
+    int gate;                         /* enum gate, or -1: none */
     bool has_residual;
-    float scale;
+    float scale, limit;
 };
 
 /* out = residual + sigmoid(weight * in) * branch. */
@@ -130,6 +133,7 @@ struct op_logits {
     struct blas_view in;
     struct blas_matrix head;
     float scale;
+    float cap; /* 0: none */
 };
 
 /* What a device is opened for. */

@@ -202,25 +202,29 @@ static const char *type_of(struct config *c, const json_t *scaling)
     return "default";
 }
 
-struct config_rope config_rope(struct config *c, double theta_absent)
+struct config_rope config_rope_object(struct config *c, const json_t *object, double theta_absent)
 {
-    struct config_rope rope = {.theta = config_number(c, "rope_theta", theta_absent), .type = "default"};
-    const json_t *parameters = config_value(c, "rope_parameters"), *scaling = config_value(c, "rope_scaling");
-    rope.value = parameters ? parameters : scaling;
-    if (!rope.value)
-        return rope;
-    const char *key = parameters ? "rope_parameters" : "rope_scaling";
-    if (!json_is_object(rope.value)) {
-        wrong(c, key, rope.value, "an object");
+    struct config_rope rope = {.theta = theta_absent, .type = "default", .value = object};
+    if (!json_is_object(object)) {
+        wrong(c, "rope_parameters or rope_scaling", object, "an object");
+        rope.value = NULL;
         return rope;
     }
-    rope.type = type_of(c, rope.value);
-    const json_t *theta = json_object_get(rope.value, "rope_theta");
+    const json_t *theta = json_object_get(object, "rope_theta");
+    rope.type = type_of(c, object);
     if (json_is_real(theta))
         rope.theta = json_real_value(theta);
     else if (theta && !json_is_null(theta))
         wrong(c, "rope_theta", theta, "a number");
     return rope;
+}
+
+struct config_rope config_rope(struct config *c, double theta_absent)
+{
+    double theta = config_number(c, "rope_theta", theta_absent);
+    const json_t *parameters = config_value(c, "rope_parameters"), *scaling = config_value(c, "rope_scaling");
+    const json_t *object = parameters ? parameters : scaling;
+    return object ? config_rope_object(c, object, theta) : (struct config_rope){.theta = theta, .type = "default"};
 }
 
 static bool says_nothing(const json_t *value)

@@ -41,6 +41,8 @@ struct config_rope {
     bool part_read;      /* the caller has looked at its partial_rotary_factor, which else must be 1 */
 };
 struct config_rope config_rope(struct config *c, double theta_absent);
+/* The same of one object with its own rope_theta, for configs that have several. */
+struct config_rope config_rope_object(struct config *c, const json_t *object, double theta_absent);
 
 /* Sets the status to STELE_INPUT: `key` has a value that is not supported. */
 void config_refuse(struct config *c, const char *key, const char *why);

@@ -62,6 +62,17 @@ static enum stele_status read_ids(struct model *m, const struct draft_added *add
     return STELE_OK;
 }
 
+/* The library asks for what a token shows among the texts of the special ones. */
+static bool is_special_text(const struct draft_added *added, size_t count, const char *text,
+                            size_t length)
+{
+    for (size_t i = 0; i < count; i++)
+        if (added[i].special && added[i].length == length &&
+            !memcmp(added[i].content, text, length))
+            return true;
+    return false;
+}
+
 /* Puts every token in its place; two for one id are refused, since decoding could not tell which
  * was meant. */
 static enum stele_status place_tokens(struct model *m, const struct draft_added *added,
@@ -93,8 +104,8 @@ static enum stele_status place_tokens(struct model *m, const struct draft_added 
             t->shown = a->normal;
             t->shown_length = a->normal_length;
         }
-        t->special = a->special &&
-                     !t->shown; /* the library looks for what it shows among the special texts */
+        t->special =
+            t->shown ? is_special_text(added, added_count, t->shown, t->shown_length) : a->special;
     }
     return STELE_OK;
 }

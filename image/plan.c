@@ -199,7 +199,7 @@ static enum stele_status check_linear(struct check *c, const struct plan_linear 
 {
     const struct image_tensor *weight = &c->plan->tensors[op->weight];
     uint64_t rows = round_up(weight->rows, PANEL_ROWS), width = rows;
-    if (op->activation == ACTIVATION_SILU_GATE) {
+    if (op->activation != ACTIVATION_NONE) {
         if (rows % (2 * PANEL_ROWS))
             return REFUSE(c, "weight: %" PRIu64 " rows are no pairs of panels", weight->rows);
         width = rows / 2;
@@ -249,6 +249,10 @@ static enum stele_status check_attention(struct check *c, const struct plan_atte
     uint64_t width = (uint64_t)op->heads * kv->head_dim;
     TRY(reads(c, "q", op->qkv, op->q, width));
     TRY(apart(c, op->qkv, op->out));
+    if (op->cap < 0)
+        return REFUSE(c, "cap: below 0");
+    if (op->sinks != PLAN_NONE)
+        TRY(vector_is(c, "sinks", op->sinks, op->heads));
     return writes(c, op->out, width);
 }
 
@@ -277,7 +281,7 @@ static enum stele_status check_experts(struct check *c, const struct plan_expert
 {
     const struct image_tensor *up = &c->plan->tensors[op->up], *down = &c->plan->tensors[op->down];
     uint64_t rows = round_up(up->rows, PANEL_ROWS), width = rows, out = round_up(down->rows, PANEL_ROWS);
-    if (op->activation == ACTIVATION_SILU_GATE) {
+    if (op->activation != ACTIVATION_NONE) {
         if (rows % (2 * PANEL_ROWS))
             return REFUSE(c, "up: %" PRIu64 " rows are no pairs of panels", up->rows);
         width = rows / 2;
@@ -287,6 +291,10 @@ static enum stele_status check_experts(struct check *c, const struct plan_expert
                       " columns", up->count, down->count, op->top, down->columns);
     TRY(reads(c, "in", op->in, 0, up->columns));
     TRY(reads(c, "route", op->route, 0, 2 * (uint64_t)op->top));
+    if (op->up_bias != PLAN_NONE)
+        TRY(vector_is(c, "up_bias", op->up_bias, rows * up->count));
+    if (op->down_bias != PLAN_NONE)
+        TRY(vector_is(c, "down_bias", op->down_bias, out * up->count));
     TRY(all_apart(c, (uint32_t[]){op->in, op->route, op->gathered, op->gated, op->sum}, 5));
     TRY(all_apart(c, (uint32_t[]){op->out, op->route, op->gathered, op->gated, op->sum}, 5));
     TRY(writes(c, op->gathered, up->columns));
@@ -321,6 +329,8 @@ static enum stele_status check_logits(struct check *c, const struct plan_logits 
     const struct image_tensor *head = &c->plan->tensors[op->head];
     if (head->rows != c->plan->counts.vocabulary)
         return REFUSE(c, "head: %" PRIu64 " rows for a vocabulary of %" PRIu32, head->rows, c->plan->counts.vocabulary);
+    if (op->cap < 0)
+        return REFUSE(c, "cap: below 0");
     if (c->index + 1 != c->plan->counts.ops)
         return REFUSE(c, "is not the last op");
     return reads(c, "in", op->in, 0, head->columns);
@@ -381,7 +391,7 @@ static enum stele_status check_tensors(const struct plan *plan, uint64_t weights
                               ", layout %" PRIu32,
                               name, t->name, t->bytes, t->rows, t->columns, t->type, t->layout);
         uint64_t banked = 0; /* bytes before the last matrix of a bank */
-        if (!t->count || (t->count == 1 ? t->stride != 0 : t->stride % 64 || t->stride < bytes) ||
+        if (t->reserved || !t->count || (t->count == 1 ? t->stride != 0 : t->stride % 64 || t->stride < bytes) ||
             !size_mul(t->stride, t->count - 1, &banked))
             return stele_fail(err, STELE_INPUT, "%s: tensor %s: a bank of %" PRIu32 " with stride %" PRIu64, name, t->name,
                               t->count, t->stride);
@@ -404,7 +414,7 @@ static enum stele_status check_tables(const struct plan *plan, const char *name,
     for (uint32_t i = 0; i < n->slots; i++) {
         const struct plan_slot *s = &plan->slots[i];
         if (!s->width || s->width > s->stride || s->stride > 2 * PLAN_WIDTH_MAX || s->stride > n->slot_numbers ||
-            s->offset > n->slot_numbers - s->stride)
+            s->offset > n->slot_numbers - s->stride || s->reserved)
             return stele_fail(err, STELE_INPUT,
                               "%s: plan: slot %" PRIu32 ": width %" PRIu32 ", stride %" PRIu32 ", offset %" PRIu32
                               " of %" PRIu32 " numbers",
@@ -414,7 +424,7 @@ static enum stele_status check_tables(const struct plan *plan, const char *name,
         const struct plan_state *s = &plan->states[i];
         if (s->kind != STATE_KV)
             return stele_fail(err, STELE_INPUT, "%s: plan: state %" PRIu32 ": unknown kind %" PRIu32, name, i, s->kind);
-        if (!s->heads || s->heads > 4096 || !s->head_dim || s->head_dim > 4096 || s->sequence_bytes ||
+        if (s->reserved || !s->heads || s->heads > 4096 || !s->head_dim || s->head_dim > 4096 || s->sequence_bytes ||
             s->position_numbers != s->heads * kv_head_numbers(s->head_dim) / KV_BLOCK)
             return stele_fail(err, STELE_INPUT,
                               "%s: plan: state %" PRIu32 ": %" PRIu32 " heads of %" PRIu32 ", %" PRIu32
@@ -424,7 +434,8 @@ static enum stele_status check_tables(const struct plan *plan, const char *name,
     for (uint32_t i = 0; i < n->ropes; i++) {
         const struct plan_rope *r = &plan->ropes[i];
         if (!r->pairs || r->pairs > n->constants || r->first > n->constants - r->pairs ||
-            r->long_first > n->constants - r->pairs || !is_number(r->magnitude) || !is_number(r->long_magnitude))
+            r->long_first > n->constants - r->pairs || !is_number(r->magnitude) || !is_number(r->long_magnitude) ||
+            r->reserved[0] || r->reserved[1])
             return stele_fail(err, STELE_INPUT,
                               "%s: plan: rope %" PRIu32 ": %" PRIu32 " pairs from %" PRIu32 " of %" PRIu32 " constants",
                               name, i, r->pairs, r->first, n->constants);

@@ -305,7 +305,7 @@ static void print_tensors(const struct facts *f)
 
 static const char *activation_name(uint32_t activation)
 {
-    static const char *const names[] = {"none", "silu_gate"};
+    static const char *const names[] = {"none", "silu_gate", "gelu_gate", "clamped_gate"};
     static_assert(sizeof names / sizeof *names == ACTIVATIONS, "a name for each");
     return names[activation];
 }

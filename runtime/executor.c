@@ -14,6 +14,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "library.h"
 #include "numbers.h"
 
 enum { CHUNK_DEFAULT = 512, THREADS_MAX = 256, SEQUENCES_MAX = 4096 };
@@ -89,6 +90,16 @@ static void resolve_norm(struct resolver *r, struct executor_op *to, const struc
         to->norm.residual = view(r, op->residual, op->column);
 }
 
+/* The gate of an activation as the back end knows it; -1: none. */
+static int gate_of(uint32_t activation)
+{
+    static const int gates[ACTIVATIONS] = {[ACTIVATION_NONE] = -1,
+                                           [ACTIVATION_SILU_GATE] = GATE_SILU,
+                                           [ACTIVATION_GELU_GATE] = GATE_GELU,
+                                           [ACTIVATION_CLAMPED_GATE] = GATE_CLAMPED};
+    return gates[activation];
+}
+
 static void resolve_linear(struct resolver *r, struct executor_op *to, const struct plan_linear *op)
 {
     to->out = op->out;
@@ -97,7 +108,7 @@ static void resolve_linear(struct resolver *r, struct executor_op *to, const str
         .out = view(r, op->out, 0),
         .weight = matrix(r, op->weight),
         .bias = vector(r, op->bias),
-        .gate = op->activation == ACTIVATION_SILU_GATE,
+        .gate = gate_of(op->activation),
         .has_residual = op->residual != PLAN_NONE,
         .scale = op->scale,
     };
@@ -124,8 +135,9 @@ static void resolve_rope_kv(struct resolver *r, struct executor_op *to, const st
 static void resolve_attention(struct resolver *r, struct executor_op *to, const struct plan_attention *op)
 {
     to->out = op->out;
-    to->attention =
-        (struct op_attention){view(r, op->qkv, op->q), view(r, op->out, 0), op->heads, op->scale, kv_of(r, op->kv)};
+    to->attention = (struct op_attention){view(r, op->qkv, op->q), view(r, op->out, 0), op->heads,
+                                          op->scale,               op->cap,             vector(r, op->sinks),
+                                          kv_of(r, op->kv)};
 }
 
 static void resolve_router(struct resolver *r, struct executor_op *to, const struct plan_router *op)
@@ -156,9 +168,12 @@ static void resolve_experts(struct resolver *r, struct executor_op *to, const st
         .up = bank(r, op->up),
         .down = bank(r, op->down),
         .top = op->top,
-        .gate = op->activation == ACTIVATION_SILU_GATE,
+        .up_bias = vector(r, op->up_bias),
+        .down_bias = vector(r, op->down_bias),
+        .gate = gate_of(op->activation),
         .has_residual = op->residual != PLAN_NONE,
         .scale = op->scale,
+        .limit = op->limit,
     };
     if (op->residual != PLAN_NONE)
         to->experts.residual = view(r, op->residual, 0);
@@ -174,7 +189,7 @@ static void resolve_gate(struct resolver *r, struct executor_op *to, const struc
 static void resolve_logits(struct resolver *r, struct executor_op *to, const struct plan_logits *op)
 {
     to->out = PLAN_NONE;
-    to->logits = (struct op_logits){view(r, op->in, 0), matrix(r, op->head), op->scale};
+    to->logits = (struct op_logits){view(r, op->in, 0), matrix(r, op->head), op->scale, op->cap};
 }
 
 static void resolve(struct resolver *r)
@@ -348,6 +363,8 @@ enum stele_status stele_session_open(struct stele_session **out, const struct st
     s->kernels = kernels->name;
     const uint8_t *weights;
     enum stele_status status = plan_load(&s->plan, &s->plan_memory, &weights, s->image, err);
+    if (status == STELE_OK)
+        status = library_check_defaults(s->image, err);
     if (status == STELE_OK)
         status = check_options(s, options, err);
     if (status == STELE_OK)

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "image.h"
+#include "library.h"
 #include "tokenizer.h"
 
 const char *stele_version(void)
@@ -90,6 +91,33 @@ static struct image_defaults read_defaults(const struct stele_image *image, cons
         d.stops = 0;
     *stops = d.stops ? (const uint32_t *)(section + sizeof d) : NULL;
     return d;
+}
+
+static bool within(float x, float low, float high)
+{
+    return x >= low && x <= high;
+}
+
+enum stele_status library_check_defaults(const struct image *image, struct stele_error *err)
+{
+    uint64_t bytes;
+    struct image_defaults d;
+    const uint8_t *section = image_section(image, SECTION_DEFAULTS, &bytes);
+    if (!section || bytes < sizeof d)
+        return STELE_OK; /* counts as none */
+    memcpy(&d, section, sizeof d);
+    if (d.stops != (bytes - sizeof d) / sizeof(uint32_t) || bytes % sizeof(uint32_t))
+        return stele_fail(err, STELE_INPUT, "%s: defaults: %" PRIu64 " bytes for %" PRIu32 " stop ids", image->name, bytes,
+                          d.stops);
+    if (d.reserved || d.flags & ~(uint32_t)DEFAULTS_HAS_TEMPLATE)
+        return stele_fail(err, STELE_INPUT, "%s: defaults: flags %" PRIx32 ", reserved field %" PRIu32
+                          ": made by a later stele?", image->name, d.flags, d.reserved);
+    if (!within(d.temperature, 0, 1e6f) || !within(d.top_p, 0, 1) || !within(d.min_p, 0, 1) ||
+        !within(d.repeat_penalty, 0, 0x1p20f) || d.top_k > INT32_MAX)
+        return stele_fail(err, STELE_INPUT, "%s: defaults: temperature %g, top-k %" PRIu32
+                          ", top-p %g, min-p %g, repeat penalty %g: out of range", image->name, (double)d.temperature,
+                          d.top_k, (double)d.top_p, (double)d.min_p, (double)d.repeat_penalty);
+    return STELE_OK;
 }
 
 bool stele_has_template(const struct stele_image *image)

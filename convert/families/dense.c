@@ -18,6 +18,7 @@ struct dense dense_config(struct config *c, bool tied_absent, uint32_t context_a
         .context = (uint32_t)config_count(c, "max_position_embeddings", context_absent, PLAN_CONTEXT_MAX),
         .epsilon = (float)config_number(c, "rms_norm_eps", 1e-6),
         .tied = config_flag(c, "tie_word_embeddings", tied_absent),
+        .gate = ACTIVATION_SILU_GATE,
         .embedding_scale = 1,
         .residual_scale = 1,
         .logits_scale = 1,
@@ -201,7 +202,8 @@ static void attention(struct emitter *e, const struct dense *d, unsigned layer)
     uint32_t k_norm = d->head_norm ? layer_vector(e, d, d->head_dim, layer, "self_attn.k_norm") : PLAN_NONE;
     emit_op(e, (struct plan_op){PLAN_ROPE_KV, .rope_kv = {d->qkv, 0, k_column, v_column, heads, q_norm, k_norm,
                                                           d->epsilon, d->layer[layer].rope, state}});
-    emit_op(e, (struct plan_op){PLAN_ATTENTION, .attention = {d->qkv, 0, d->attended, heads, d->attention_scale, state}});
+    emit_op(e, (struct plan_op){PLAN_ATTENTION, .attention = {d->qkv, 0, d->attended, heads, d->attention_scale, state, d->attention_cap,
+                                                              PLAN_NONE}});
 
     struct part out = weight_part(e, d->hidden, q, layer, "self_attn.o_proj");
     struct part out_bias = bias_part(e, d->out_bias, d->hidden, layer, "self_attn.o_proj");
@@ -273,7 +275,7 @@ static void experts(struct emitter *e, const struct dense *d, unsigned layer)
     uint32_t bank = expert_banks(e, d, layer);
     emit_op(e, (struct plan_op){PLAN_EXPERTS,
                                 .experts = {in, x->route, d->x, d->x, x->gathered, x->expert_gated, x->sum, bank,
-                                            bank + 1, x->top, ACTIVATION_SILU_GATE, d->residual_scale}});
+                                            bank + 1, PLAN_NONE, PLAN_NONE, x->top, d->gate, d->residual_scale, 0}});
     if (x->shared_ffn)
         shared_expert(e, d, layer, in);
 }
@@ -291,7 +293,7 @@ static void network(struct emitter *e, const struct dense *d, unsigned layer)
     }
     uint32_t w = emit_matrix(e, USE_LINEAR, d->hidden, weights, 2, true, "layers.%u.gate_up", layer);
     uint32_t b = bias(e, d->mlp_bias, biases, 2, true, "gate_up.bias", layer);
-    emit_op(e, (struct plan_op){PLAN_LINEAR, .linear = {in, d->gated, w, b, PLAN_NONE, ACTIVATION_SILU_GATE, 1}});
+    emit_op(e, (struct plan_op){PLAN_LINEAR, .linear = {in, d->gated, w, b, PLAN_NONE, d->gate, 1}});
 
     struct part down = weight_part(e, d->hidden, d->ffn, layer, "mlp.down_proj");
     struct part down_bias = bias_part(e, d->mlp_bias, d->hidden, layer, "mlp.down_proj");
@@ -347,5 +349,5 @@ void emit_dense(struct config *c, struct emitter *e, struct dense *d)
     uint32_t head = emit_matrix(e, USE_VOCABULARY, d->hidden, &table, 1, false, "head");
     if (d->tied && e->status == STELE_OK)
         e->ops[embed].embed.table = head;
-    emit_op(e, (struct plan_op){PLAN_LOGITS, .logits = {d->n, head, d->logits_scale}});
+    emit_op(e, (struct plan_op){PLAN_LOGITS, .logits = {d->n, head, d->logits_scale, d->logits_cap}});
 }

@@ -38,6 +38,8 @@ struct dense {
     bool whole_norm; /* q_norm and k_norm over all heads at once */
     float norm_added;                                             /* to each norm weight: 1 where a family stores w - 1 */
     float embedding_scale, attention_scale, residual_scale, logits_scale;
+    float attention_cap, logits_cap; /* 0: none */
+    uint32_t gate;                   /* enum plan_activation */
     struct dense_layer *layer; /* [layers] */
 
     /* Names behind "model.layers.N.", without ".weight"; NULL: there is no such norm. */

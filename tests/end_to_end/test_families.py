@@ -11,7 +11,7 @@ from harness import *
 FAMILIES = [
     "llama3-rope-scaled", "llama-linear-rope", "llama-yarn-rope", "mistral-swa", "qwen2", "qwen2-yarn", "qwen3",
     "qwen3-headdim", "phi3", "phi3-longrope", "smollm3", "olmo2", "olmo3", "granite", "mixtral", "qwen2-moe", "qwen3-moe",
-    "qwen3-moe-mixed",
+    "qwen3-moe-mixed", "gemma2", "gemma3",
 ]  # fmt: skip
 LATER = {"qwen3-next": "Qwen3NextForCausalLM", "granite-hybrid": "GraniteMoeHybridForCausalLM"}
 

@@ -92,7 +92,7 @@ def build(model, order, kind=im.F32, window=0):
         bias = b.vector(f"{i}.bias", rows_padded([w["bias_q"], w["bias_k"], w["bias_v"]]))
         b.linear(n, qkv, weight, bias, im.NONE, 0, 1.0)
         b.op(im.ROPE_KV, qkv, 0, k_at, v_at, HEADS, im.NONE, im.NONE, 0.0, rope, state)
-        b.op(im.ATTENTION, qkv, 0, att, HEADS, float(1 / np.sqrt(D)), state)
+        b.op(im.ATTENTION, qkv, 0, att, HEADS, float(1 / np.sqrt(D)), state, 0.0, im.NONE)
         b.linear(att, x, b.matrix(f"{i}.o", w["o"], kind), im.NONE, x, 0, 1.0)
         b.norm(x, n, b.vector(f"{i}.norm2", w["norm2"]), EPS)
         b.linear(n, gated, b.matrix(f"{i}.gate_up", in_turn(w["gate"], w["up"]), kind), im.NONE, im.NONE, 1, 1.0)

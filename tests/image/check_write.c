@@ -96,7 +96,7 @@ static void make_folder(void)
 
 static const char *path_in(const char *name)
 {
-    static char path[128];
+    static char path[512];
     snprintf(path, sizeof path, "%s/%s", folder, name);
     return path;
 }
@@ -268,7 +268,7 @@ END_TEST
 START_TEST(a_link_is_followed_and_stays)
 {
     struct stele_error err;
-    char link[128];
+    char link[512];
     struct stat st;
     ck_assert_int_eq(write_image(path_in("real.stele"), false, &err), STELE_OK);
     snprintf(link, sizeof link, "%s/link.stele", folder);

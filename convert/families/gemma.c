@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Gemma2ForCausalLM and Gemma3ForCausalLM (text): norms, with weights stored less 1, before and behind each branch; embeddings
+ * times sqrt(hidden); GELU; a query scale of its own. Gemma 2 caps scores and logits, every other layer has a window.
+ * Gemma 3 norms heads of q and k, and its windowed layers have a RoPE of their own. */
+#include "dense.h"
+
+#include <math.h>
+#include <string.h>
+
+/* sqrt(hidden) as the model's type holds it: transformers rounds the root to bf16 where the weights are, f32 is exact. */
+static struct dense gemma_config(struct config *c)
+{
+    static const char *const nothing[] = {"cache_implementation", "use_bidirectional_attention", "hidden_act", NULL};
+    struct dense d = dense_config(c, true, 8192);
+    config_known(c, nothing); /* hidden_act: hidden_activation has the say */
+    d.head_dim = config_count(c, "head_dim", 256, 4096);
+    d.qkv_bias = d.out_bias = config_flag(c, "attention_bias", false);
+    d.norm_added = 1;
+    d.norm_behind_attention = "post_attention_layernorm";
+    d.norm_before_network = "pre_feedforward_layernorm";
+    d.norm_behind_network = "post_feedforward_layernorm";
+    d.gate = ACTIVATION_GELU_GATE;
+    d.embedding_scale = sqrtf((float)d.hidden);
+    d.attention_scale = (float)pow(config_number(c, "query_pre_attn_scalar", 256), -0.5);
+    d.attention_cap = (float)config_number(c, "attn_logit_softcapping", 0);
+    d.logits_cap = (float)config_number(c, "final_logit_softcapping", 0);
+    if (strcmp(config_text(c, "hidden_activation", "gelu_pytorch_tanh"), "gelu_pytorch_tanh"))
+        config_refuse(c, "hidden_activation", "only gelu_pytorch_tanh is supported");
+    if (!(d.attention_scale > 0 && isfinite(d.attention_scale)))
+        config_refuse(c, "query_pre_attn_scalar", "a number above 0 is needed");
+    if (d.attention_cap < 0 || d.logits_cap < 0)
+        config_refuse(c, d.attention_cap < 0 ? "attn_logit_softcapping" : "final_logit_softcapping",
+                      "a number above 0 is needed");
+    return d;
+}
+
+static void emit_gemma2(struct config *c, struct emitter *e)
+{
+    struct dense d = gemma_config(c);
+    uint32_t window = (uint32_t)config_count(c, "sliding_window", 4096, PLAN_CONTEXT_MAX);
+    dense_rope(&d, emit_config_rope(c, e, 10000, (uint32_t)d.head_dim / 2));
+    if (!dense_layer_types(c, &d, window))
+        for (uint64_t i = 0; d.layer && i < d.layers; i++)
+            d.layer[i].window = i % 2 ? 0 : window;
+    emit_dense(c, e, &d);
+    dense_close(&d);
+}
+
+/* The ropes of Gemma 3, in the spelling of transformers 4 (rope_theta and rope_scaling for the global layers,
+ * rope_local_base_freq for the others) or 5 (both below rope_parameters). */
+static void gemma3_ropes(struct config *c, struct emitter *e, const struct dense *d, uint32_t *full, uint32_t *sliding)
+{
+    uint32_t pairs = (uint32_t)d->head_dim / 2;
+    const json_t *parameters = config_value(c, "rope_parameters");
+    const json_t *of_full = json_object_get(parameters, "full_attention");
+    const json_t *of_sliding = json_object_get(parameters, "sliding_attention");
+    double local = config_number(c, "rope_local_base_freq", 10000);
+    struct config_rope plain = {.theta = local, .type = "default"};
+    *full = emit_rope_of(c, e, of_full ? config_rope_object(c, of_full, 1000000) : config_rope(c, 1000000), pairs);
+    *sliding = emit_rope_of(c, e, of_sliding ? config_rope_object(c, of_sliding, local) : plain, pairs);
+}
+
+static void emit_gemma3(struct config *c, struct emitter *e)
+{
+    struct dense d = gemma_config(c);
+    uint32_t full, sliding, window = (uint32_t)config_count(c, "sliding_window", 4096, PLAN_CONTEXT_MAX);
+    uint64_t pattern = config_count(c, "sliding_window_pattern", 6, UINT32_MAX);
+    pattern = config_count(c, "_sliding_window_pattern", pattern, UINT32_MAX);
+    d.head_norm = true;
+    gemma3_ropes(c, e, &d, &full, &sliding);
+    if (!dense_layer_types(c, &d, window))
+        for (uint64_t i = 0; d.layer && i < d.layers; i++)
+            d.layer[i].window = (i + 1) % pattern ? window : 0;
+    for (uint64_t i = 0; d.layer && i < d.layers; i++)
+        d.layer[i].rope = d.layer[i].window ? sliding : full;
+    emit_dense(c, e, &d);
+    dense_close(&d);
+}
+
+const struct family family_gemma2 = {"Gemma2ForCausalLM", emit_gemma2};
+const struct family family_gemma3 = {"Gemma3ForCausalLM", emit_gemma3};

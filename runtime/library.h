@@ -1,0 +1,10 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef RUNTIME_LIBRARY_H
+#define RUNTIME_LIBRARY_H
+
+#include "image.h"
+
+/* The section "defaults" against FORMAT.md; STELE_INPUT names what is out of range. An image without one is fine. */
+enum stele_status library_check_defaults(const struct image *image, struct stele_error *err);
+
+#endif
