@@ -571,8 +571,10 @@ static void cpu_experts(struct blas_device *d, const struct op_experts *op)
         memset(row_of(d, op->sum, r), 0, n * sizeof(float));
     for (size_t expert = 0; expert < op->up.count; expert++) {
         collect_rows(d, &job, expert);
-        if (job.count)
-            run_expert(d, &job);
+        if (!job.count)
+            continue;
+        op->used[expert] = 1;
+        run_expert(d, &job);
     }
     for (size_t r = 0; r < d->step->count; r++) {
         float *sum = row_of(d, op->sum, r), *out = row_of(d, op->out, r);
@@ -611,8 +613,11 @@ static void cpu_gate(struct blas_device *d, const struct op_gate *op)
 
 /* ---- keys, values, attention ---- */
 
-static uint8_t *kv_head(const struct blas_device *d, const struct blas_kv *kv, uint32_t block, size_t head)
+/* The part of KV head `head` in block `index` of the row's sequence. */
+static uint8_t *kv_head(const struct blas_device *d, const struct blas_kv *kv, const struct blas_row *row, size_t index,
+                        size_t head)
 {
+    size_t block = kv->ring ? row->sequence * kv->ring + index % kv->ring : row->blocks[index];
     size_t number_bytes = d->setup.kv_type == KV_F16 ? 2 : 4;
     return d->kv + kv->offset + block * kv->block_bytes + head * kv_head_numbers(kv->head_dim) * number_bytes;
 }
@@ -650,7 +655,7 @@ static void rope_kv_work(void *context, size_t thread, size_t threads)
         norm_rotate(d, op, row_of(d, op->q, r), op->heads, op->q_norm, r);
         norm_rotate(d, op, key, op->kv.heads, op->k_norm, r);
         for (size_t h = 0; h < op->kv.heads; h++)
-            if (!d->kernels->kv_store[d->setup.kv_type](kv_head(d, &op->kv, row->blocks[row->position / KV_BLOCK], h),
+            if (!d->kernels->kv_store[d->setup.kv_type](kv_head(d, &op->kv, row, row->position / KV_BLOCK, h),
                                                         row->position % KV_BLOCK, key + h * n, value + h * n, n) &&
                 r < job->bad[thread])
                 job->bad[thread] = r;
@@ -687,7 +692,7 @@ static void attend_row(struct blas_device *d, const struct op_attention *op, str
         .q = row_of(d, op->q, r) + head * group * n, .q_stride = n, .heads = group, .head_dim = n, .scale = op->scale, .cap = op->cap};
     bool joined = false;
     for (size_t b = first / KV_BLOCK; b * KV_BLOCK < seen; b++) {
-        block.kv = kv_head(d, &op->kv, row->blocks[b], head);
+        block.kv = kv_head(d, &op->kv, row, b, head);
         block.first = first > b * KV_BLOCK ? first - b * KV_BLOCK : 0;
         block.last = seen - b * KV_BLOCK < KV_BLOCK ? seen - b * KV_BLOCK : KV_BLOCK;
         d->kernels->attend[d->setup.kv_type](joined ? &s->block : &s->sum, &block);

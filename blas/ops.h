@@ -34,6 +34,7 @@ struct blas_kv {
     size_t heads;
     size_t head_dim;
     size_t window; /* positions that a row sees, itself among them; 0: all */
+    size_t ring;   /* blocks that each sequence has for itself, used in turn, where a window needs no more; 0: the table */
 };
 
 /* Sines and cosines for the rows of a step: [rows][2][pairs], cosines first; host memory, valid during the step. */
@@ -45,6 +46,7 @@ struct blas_rope {
 struct blas_row {
     uint32_t id;
     uint32_t position;
+    uint32_t sequence;
     const uint32_t *blocks; /* KV block of each 64 positions of the row's sequence */
 };
 
@@ -120,6 +122,7 @@ struct op_experts {
     int gate;                         /* enum gate, or -1: none */
     bool has_residual;
     float scale, limit;
+    uint8_t *used; /* [count]: set to 1 for each expert that a row was sent to; host memory, never cleared here */
 };
 
 /* out = residual + sigmoid(weight * in) * branch. */

@@ -30,6 +30,7 @@ static double now(void)
 
 struct resolver {
     struct stele_session *session;
+    size_t experts; /* of the layers resolved so far */
     const uint8_t *weights;
     size_t kv_blocks;  /* of all sequences */
     size_t *kv_offset; /* [states] */
@@ -57,6 +58,16 @@ static size_t number_bytes(const struct stele_session *s)
     return s->kv_type == KV_F16 ? 2 : 4;
 }
 
+/* Blocks that a sequence needs of a state with a window: those that the rows of a step see and write. 0 where that is no
+ * less than the whole context. */
+static size_t ring_blocks(const struct stele_session *s, const struct plan_state *state)
+{
+    if (!state->window)
+        return 0;
+    size_t blocks = ((size_t)state->window + s->chunk + KV_BLOCK - 1) / KV_BLOCK + 1;
+    return blocks < s->kv.blocks_each ? blocks : 0;
+}
+
 static struct blas_kv kv_of(const struct resolver *r, uint32_t state)
 {
     const struct plan_state *s = &r->session->plan.states[state];
@@ -66,6 +77,7 @@ static struct blas_kv kv_of(const struct resolver *r, uint32_t state)
         .heads = s->heads,
         .head_dim = s->head_dim,
         .window = s->window,
+        .ring = ring_blocks(r->session, s),
     };
 }
 
@@ -174,7 +186,9 @@ static void resolve_experts(struct resolver *r, struct executor_op *to, const st
         .has_residual = op->residual != PLAN_NONE,
         .scale = op->scale,
         .limit = op->limit,
+        .used = r->session->experts_used + r->experts,
     };
+    r->experts += to->experts.up.count;
     if (op->residual != PLAN_NONE)
         to->experts.residual = view(r, op->residual, 0);
 }
@@ -277,7 +291,11 @@ static enum stele_status allocate(struct stele_session *s, struct stele_error *e
     s->rope_rows = malloc((pairs * 2 * s->chunk + 1) * sizeof *s->rope_rows);
     s->rows = malloc(s->chunk * sizeof *s->rows);
     s->wanted = malloc(s->chunk * sizeof *s->wanted);
-    if (!s->ops || !s->ropes || !s->rope_rows || !s->rows || !s->wanted)
+    for (uint32_t i = 0; i < s->plan.counts.ops; i++)
+        if (s->plan.ops[i].code == PLAN_EXPERTS)
+            s->expert_count += s->plan.tensors[s->plan.ops[i].experts.up].count;
+    s->experts_used = calloc(s->expert_count + 1, sizeof *s->experts_used);
+    if (!s->experts_used || !s->ops || !s->ropes || !s->rope_rows || !s->rows || !s->wanted)
         return stele_fail(err, STELE_SYSTEM, "no memory for a session of %" PRIu32 " rows", s->chunk);
     size_t at = 0;
     for (uint32_t i = 0; i < s->plan.counts.ropes; i++) {
@@ -288,10 +306,11 @@ static enum stele_status allocate(struct stele_session *s, struct stele_error *e
 }
 
 /* Where the states' blocks lie, and how many bytes all need. */
-static bool lay_out_kv(const struct stele_session *s, size_t blocks, size_t *offsets, uint64_t *bytes)
+static bool lay_out_kv(const struct stele_session *s, size_t *offsets, uint64_t *bytes)
 {
     *bytes = 0;
     for (uint32_t i = 0; i < s->plan.counts.states; i++) {
+        size_t ring = ring_blocks(s, &s->plan.states[i]), blocks = (ring ? ring : s->kv.blocks_each) * (size_t)s->kv.sequences;
         uint64_t part = (uint64_t)s->plan.states[i].position_numbers * KV_BLOCK * number_bytes(s);
         offsets[i] = *bytes;
         if (!size_mul(part, blocks, &part) || !size_add(*bytes, round_up(part, 4096), bytes) || *bytes > INT64_MAX)
@@ -336,7 +355,7 @@ static enum stele_status open_device(struct stele_session *s, const struct stele
         return stele_fail(err, STELE_SYSTEM, "no memory for %" PRIu32 " states", s->plan.counts.states);
     uint64_t bytes;
     enum stele_status status = STELE_OK;
-    if (!lay_out_kv(s, (size_t)s->kv.blocks_each * s->kv.sequences, r.kv_offset, &bytes))
+    if (!lay_out_kv(s, r.kv_offset, &bytes))
         status = stele_fail(err, STELE_USAGE, "keys and values of %" PRIu32 " sequences of %" PRIu32
                             " positions are beyond all memory", s->kv.sequences, s->context);
     setup.kv_bytes = bytes;
@@ -386,6 +405,7 @@ void stele_session_close(struct stele_session *s)
         return;
     s->backend->close(s->device);
     kv_close(&s->kv);
+    free(s->experts_used);
     free(s->wanted);
     free(s->rows);
     free(s->rope_rows);
@@ -430,7 +450,7 @@ static enum stele_status gather_rows(struct stele_session *s, const struct stele
         for (uint32_t j = 0; j < slice->count; j++) {
             if (j >= slice->logits_from)
                 s->wanted[s->wanted_count++] = (uint32_t)s->row_count;
-            s->rows[s->row_count++] = (struct blas_row){slice->ids[j], slice->first + j, blocks};
+            s->rows[s->row_count++] = (struct blas_row){slice->ids[j], slice->first + j, slice->sequence, blocks};
         }
     }
     return STELE_OK;
@@ -582,6 +602,9 @@ enum stele_status stele_logits(struct stele_session *s, size_t from, size_t coun
 struct stele_session_info stele_session_info(const struct stele_session *s)
 {
     struct blas_memory memory = s->backend->memory(s->device);
+    size_t used = 0;
+    for (size_t i = 0; i < s->expert_count; i++)
+        used += s->experts_used[i];
     return (struct stele_session_info){
         .vocabulary = s->plan.counts.vocabulary,
         .context = s->context,
@@ -592,5 +615,7 @@ struct stele_session_info stele_session_info(const struct stele_session *s)
         .kv_bytes = memory.kv_bytes,
         .scratch_bytes = memory.scratch_bytes,
         .first_op = s->first_op,
+        .experts = s->expert_count,
+        .experts_used = used,
     };
 }

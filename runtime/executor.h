@@ -44,6 +44,8 @@ struct stele_session {
     uint32_t context, chunk, kv_type;
     const char *kernels;
     double first_op;
+    uint8_t *experts_used; /* a byte for each expert of each layer */
+    size_t expert_count;
 };
 
 #endif

@@ -53,6 +53,9 @@ void stats_print(const struct stats_line *line)
     print_rate("prefill_tokens_per_s", line->prefill_tokens, r->prefill_end - r->prefill_begin);
     fprintf(stderr, "\"decode_tokens\": %" PRIu64 ", ", decoded);
     print_rate("decode_tokens_per_s", decoded, r->end - r->first_token);
+    if (line->session.experts)
+        fprintf(stderr, "\"experts\": %" PRIu64 ", \"experts_used\": %" PRIu64 ", ", line->session.experts,
+                line->session.experts_used);
     fprintf(stderr,
             "\"mapped_bytes\": %" PRIu64 ", \"private_dirty_bytes\": %" PRIu64 ", \"kv_bytes\": %" PRIu64
             ", \"scratch_bytes\": %" PRIu64 ", \"minor_faults\": %ld, \"major_faults\": %ld, \"threads\": %" PRIu32

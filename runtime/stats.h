@@ -3,6 +3,7 @@
  *   first_op_ms, first_token_ms, exit_ms     from exec
  *   prefill_tokens, prefill_tokens_per_s, decode_tokens, decode_tokens_per_s
  *   mapped_bytes, private_dirty_bytes, kv_bytes, scratch_bytes
+ *   experts, experts_used                    of all layers, where the model has any
  *   minor_faults, major_faults, threads, kernels, kv, seed
  * A time that did not come is null. */
 #ifndef RUNTIME_STATS_H

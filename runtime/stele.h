@@ -88,6 +88,7 @@ struct stele_session_info {
     const char *kernels;
     const char *kv; /* "f32" or "f16" */
     uint64_t kv_bytes, scratch_bytes; /* reserved */
+    uint64_t experts, experts_used;   /* of all layers; those that a row was sent to so far */
     double first_op; /* CLOCK_MONOTONIC seconds when the first op began; 0 before */
 };
 STELE_API struct stele_session_info stele_session_info(const struct stele_session *session);

@@ -66,6 +66,31 @@ for model in FAMILIES:
         assert len(seen) == 2
 
 
+@test(needs=data("models/zoo/mistral-swa"))
+def a_window_keeps_only_the_blocks_that_it_can_still_see():
+    folder = SCRATCH / "long-window"
+    shutil.copytree(DATA / "models" / "zoo" / "mistral-swa", folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 4096}))
+    ids = [int(i) for i in np.random.default_rng(3).integers(3, 128, 1000)]
+    answers, bytes_kept = set(), {}
+    for chunk in (1, 8, 100, 512):
+        answers.add(dump(image(folder), ids, "--chunk", chunk))
+        r = stele("run", image(folder), "--ids", "1", "-n", 1, "--print", "ids", "--chunk", chunk, "--stats").exits(0)
+        bytes_kept[chunk] = r.stats["kv_bytes"]
+    assert len(answers) == 1
+    # Two layers, blocks of 64 positions of 2 heads of 16 + 16 numbers: 16 + 8 positions lie in 2 blocks, the whole in 64.
+    assert bytes_kept[8] == 2 * 2 * 64 * 64 * 4, bytes_kept
+    assert bytes_kept[512] < 2 * 64 * 64 * 64 * 4 / 4, bytes_kept
+
+
+@test(needs=data("models/zoo/qwen3-moe"))
+def stats_say_how_many_experts_a_run_used():
+    folder = DATA / "models" / "zoo" / "qwen3-moe"
+    r = stele("run", image(folder), "--ids", "5", "-n", 0, "--print", "ids", "--stats").exits(0)
+    assert r.stats["experts"] == 32 and r.stats["experts_used"] == 8, r.stats  # 2 layers, 4 of 16 each
+
+
 for model, name in LATER.items():
 
     @test(needs=data(f"models/zoo/{model}"))
