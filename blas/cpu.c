@@ -510,6 +510,7 @@ static void collect_rows(struct blas_device *d, struct expert_job *job, size_t e
             if (route[i] == (float)expert) {
                 job->rows[job->count] = (uint32_t)r;
                 job->weights[job->count++] = route[job->op->top + i];
+                break; /* a row goes to an expert once, whatever a hostile route says */
             }
     }
 }

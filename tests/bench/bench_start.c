@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Runs a program and says, in milliseconds from the moment before exec, when its first byte of standard output came and
- * when it was gone. The program's standard error is passed on.
+/* Runs a program and says, in milliseconds from the moment before exec, when its first byte of
+ * standard output came and when it was gone. The program's standard error is passed on.
  *
  *   bench_start PROGRAM ARGUMENT...
  *
- * Prints {"first_byte_ms": …, "gone_ms": …, "minor_faults": …, "code": …} as the last line of its standard output. */
+ * Prints {"first_byte_ms": …, "gone_ms": …, "minor_faults": …, "code": …} as the last line of its
+ * standard output. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/resource.h>

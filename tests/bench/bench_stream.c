@@ -3,9 +3,9 @@
  *
  *   bench_stream FILE [THREADS [PASSES]]
  *
- * Maps FILE as stele does, touches each page once with one thread, reads all of it PASSES times with all threads, and
- * unmaps it. Prints {"bytes": …, "touch_ms": …, "read_gb_s": …, "unmap_ms": …, "threads": …}; read_gb_s is the median of
- * the passes. */
+ * Maps FILE as stele does, touches each page once with one thread, reads all of it PASSES times
+ * with all threads, and unmaps it. Prints {"bytes": …, "touch_ms": …, "read_gb_s": …, "unmap_ms":
+ * …, "threads": …}; read_gb_s is the median of the passes. */
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
@@ -42,7 +42,8 @@ static double now_ms(void)
 #define WIDE
 #endif
 
-/* Four streams of lines are in flight; what they hold is combined, which costs nothing beside the reading. */
+/* Four streams of lines are in flight; what they hold is combined, which costs nothing beside the
+ * reading. */
 WIDE static uint64_t read_lines(const line *p, size_t n)
 {
     line a = {0}, b = {0}, c = {0}, d = {0};
@@ -74,7 +75,8 @@ static int ascending(const void *a, const void *b)
 }
 
 /* GB/s, the median of the passes. */
-static double read_all(const uint8_t *bytes, size_t length, size_t threads, int passes, uint64_t *sum)
+static double read_all(const uint8_t *bytes, size_t length, size_t threads, int passes,
+                       uint64_t *sum)
 {
     static struct share shares[THREADS_MAX];
     pthread_t ids[THREADS_MAX];
@@ -83,8 +85,8 @@ static double read_all(const uint8_t *bytes, size_t length, size_t threads, int 
     size_t lines = length / LINE, each = lines / threads;
     pthread_barrier_init(&barrier, NULL, (unsigned)threads + 1);
     for (size_t t = 0; t < threads; t++) {
-        shares[t] = (struct share){(const line *)(const void *)bytes + t * each, t + 1 < threads ? each : lines - t * each,
-                                   &barrier, passes, 0};
+        shares[t] = (struct share){(const line *)(const void *)bytes + t * each,
+                                   t + 1 < threads ? each : lines - t * each, &barrier, passes, 0};
         if (pthread_create(&ids[t], NULL, reader, &shares[t]))
             exit(1);
     }
@@ -106,7 +108,8 @@ int main(int argc, char **argv)
 {
     cpu_set_t set;
     size_t threads = argc > 2 ? strtoul(argv[2], NULL, 10) : 0;
-    int passes = argc > 3 ? atoi(argv[3]) : 5, fd = argc > 1 ? open(argv[1], O_RDONLY | O_CLOEXEC) : -1;
+    int passes = argc > 3 ? atoi(argv[3]) : 5,
+        fd = argc > 1 ? open(argv[1], O_RDONLY | O_CLOEXEC) : -1;
     struct stat st;
     if (!threads)
         threads = sched_getaffinity(0, sizeof set, &set) ? 1 : (size_t)CPU_COUNT(&set);
@@ -127,7 +130,8 @@ int main(int argc, char **argv)
     double before = now_ms();
     munmap((void *)(uintptr_t)bytes, length);
     double after = now_ms();
-    printf("{\"bytes\": %zu, \"touch_ms\": %.3f, \"read_gb_s\": %.2f, \"unmap_ms\": %.3f, \"threads\": %zu, \"sum\": %u}\n",
+    printf("{\"bytes\": %zu, \"touch_ms\": %.3f, \"read_gb_s\": %.2f, \"unmap_ms\": %.3f, "
+           "\"threads\": %zu, \"sum\": %u}\n",
            length, touched - begin, rate, after - before, threads, (unsigned)(sum & 0xff));
     return 0;
 }

@@ -307,8 +307,12 @@ static void attend_slice(const void *context, size_t first, size_t last)
     const struct attention *a = context;
     float max[2][ATTEND_HEADS], sum[2][ATTEND_HEADS], value[2][ATTEND_HEADS * ATTEND_DIM];
     struct attend_sum running = {max[0], sum[0], value[0]}, next = {max[1], sum[1], value[1]};
-    struct attend_block block = {a->q, ATTEND_DIM, ATTEND_HEADS, ATTEND_DIM,
-                                 NULL, 0,          KV_BLOCK,     0.125f};
+    struct attend_block block = {.q = a->q,
+                                 .q_stride = ATTEND_DIM,
+                                 .heads = ATTEND_HEADS,
+                                 .head_dim = ATTEND_DIM,
+                                 .last = KV_BLOCK,
+                                 .scale = 0.125f};
     for (size_t b = first; b < last; b++) {
         bool begin = (b - first) % (ATTEND_POSITIONS / KV_BLOCK) == 0;
         block.kv = a->kv + b * a->bytes;

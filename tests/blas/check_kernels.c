@@ -268,7 +268,7 @@ START_TEST(log_sum_is_generic)
         struct guarded x = guarded_exponents(&r, n), want = guarded_make(8), got = guarded_make(8);
         if (seed % 8 == 0) /* the largest is a zero, of either sign */
             for (size_t i = 0; i < n; i++)
-                ((float *)x.p)[i] = -fabsf(((float *)x.p)[i]) * (float)(i % 2);
+                ((float *)x.p)[i] = rng_below(&r, 4) ? -fabsf(((float *)x.p)[i]) : 0.0f;
         blas_generic.log_sum(want.p, (float *)want.p + 1, x.p, n);
         kernels->log_sum(got.p, (float *)got.p + 1, x.p, n);
         ASSERT_SAME(want, got, "%s log_sum n=%zu seed=%" PRIu64, kernels->name, n, seed);
