@@ -51,15 +51,6 @@ static float *row_of(const struct blas_device *d, struct blas_view view, size_t 
     return d->slots + view.offset + row * view.stride;
 }
 
-/* Runs `work` on the pool, or here where there is one item. */
-static void run(struct blas_device *d, size_t items, void (*work)(void *, size_t, size_t), void *context)
-{
-    if (items == 1)
-        work(context, 0, 1);
-    else
-        pool_run(d->pool, work, context);
-}
-
 /* ---- memory ---- */
 
 /* Reserves address space that becomes memory page by page. Small pages: with huge ones the first token of a long context
@@ -214,11 +205,10 @@ struct row_job {
     void (*rows)(struct blas_device *, const void *op, size_t from, size_t to);
 };
 
-static void row_work(void *context, size_t thread, size_t threads)
+static void row_work(void *context, size_t from, size_t to, size_t thread)
 {
     struct row_job *job = context;
-    size_t from, to;
-    pool_share(job->device->step->count, thread, threads, &from, &to);
+    (void)thread;
     job->rows(job->device, job->op, from, to);
 }
 
@@ -226,7 +216,7 @@ static void run_rows(struct blas_device *d, const void *op,
                      void (*rows)(struct blas_device *, const void *op, size_t from, size_t to))
 {
     struct row_job job = {d, op, rows};
-    run(d, d->step->count, row_work, &job);
+    pool_run(d->pool, d->step->count, row_work, &job);
 }
 
 static void embed_job(struct blas_device *d, const void *op, size_t from, size_t to)
@@ -274,12 +264,12 @@ struct product {
     void (*finish)(const struct product *p, float *tile, size_t row, size_t rows, size_t panel, size_t panels);
 };
 
-static void quantise_work(void *context, size_t thread, size_t threads)
+static void quantise_rows(void *context, size_t from, size_t to, size_t thread)
 {
     const struct product *p = context;
     struct blas_device *d = p->device;
-    size_t k = p->weight->k, k32 = round_up(k, GROUP), from, to;
-    pool_share(p->count, thread, threads, &from, &to);
+    size_t k = p->weight->k, k32 = round_up(k, GROUP);
+    (void)thread;
     for (size_t r = from; r < to; r++)
         d->kernels->quantise(d->q + r * k32, d->scale + r * (k32 / GROUP), d->sum + r * (k32 / GROUP),
                              row_of(d, p->in, p->first + r), k);
@@ -299,20 +289,27 @@ static struct blas_rows product_rows(const struct product *p, size_t r)
     };
 }
 
-static void product_work(void *context, size_t thread, size_t threads)
+/* Panels that are one item for the pool: kernels read four side by side, and those of a gate stay together. */
+static size_t item_panels(const struct product *p)
+{
+    return p->unit > 4 ? p->unit : 4;
+}
+
+/* Items are runs of item_panels() panels; the last is as long as it is. */
+static void multiply(void *context, size_t from_item, size_t to_item, size_t thread)
 {
     const struct product *p = context;
     struct blas_device *d = p->device;
     const struct blas_matrix *w = p->weight;
     float *tile = d->threads[thread].tile;
-    size_t bytes = panel_bytes(w->type, w->k), from, to;
-    pool_share(panel_count(w->rows) / p->unit, thread, threads, &from, &to);
+    size_t bytes = panel_bytes(w->type, w->k), all = panel_count(w->rows);
+    size_t from = from_item * item_panels(p), to = to_item * item_panels(p) < all ? to_item * item_panels(p) : all;
     size_t rows = p->count < TILE_ROWS ? p->count : TILE_ROWS;
     while (rows * p->unit * PANEL_ROWS > TILE_NUMBERS) /* a router's unit is all its panels */
         rows = (rows + 1) / 2;
     size_t panels = TILE_NUMBERS / (PANEL_ROWS * rows) / p->unit * p->unit;
-    for (size_t panel = from * p->unit; panel < to * p->unit; panel += panels) {
-        size_t n = to * p->unit - panel < panels ? to * p->unit - panel : panels;
+    for (size_t panel = from; panel < to; panel += panels) {
+        size_t n = to - panel < panels ? to - panel : panels;
         for (size_t row = 0; row < p->count; row += rows) {
             size_t m = p->count - row < rows ? p->count - row : rows;
             struct blas_rows x = product_rows(p, row);
@@ -324,9 +321,10 @@ static void product_work(void *context, size_t thread, size_t threads)
 
 static void run_product(struct product *p)
 {
+    size_t panels = panel_count(p->weight->rows), each = item_panels(p);
     if (type_quantised(p->weight->type))
-        run(p->device, p->count, quantise_work, p);
-    run(p->device, panel_count(p->weight->rows) / p->unit, product_work, p);
+        pool_run(p->device->pool, p->count, quantise_rows, p);
+    pool_run(p->device->pool, (panels + each - 1) / each, multiply, p);
 }
 
 static void add_bias(float *tile, const float *bias, size_t rows, size_t n)
@@ -643,13 +641,12 @@ static void norm_rotate(struct blas_device *d, const struct op_rope_kv *op, floa
     }
 }
 
-static void rope_kv_work(void *context, size_t thread, size_t threads)
+static void rope_kv_rows(void *context, size_t from, size_t to, size_t thread)
 {
     struct rope_job *job = context;
     struct blas_device *d = job->device;
     const struct op_rope_kv *op = job->op;
-    size_t from, to, n = op->kv.head_dim;
-    pool_share(d->step->count, thread, threads, &from, &to);
+    size_t n = op->kv.head_dim;
     for (size_t r = from; r < to; r++) {
         const struct blas_row *row = &d->step->rows[r];
         float *key = row_of(d, op->k, r), *value = row_of(d, op->v, r);
@@ -670,7 +667,7 @@ static bool cpu_rope_kv(struct blas_device *d, const struct op_rope_kv *op, size
     for (size_t t = 0; t < threads; t++)
         bad[t] = SIZE_MAX;
     struct rope_job job = {d, op, bad};
-    run(d, d->step->count, rope_kv_work, &job);
+    pool_run(d->pool, d->step->count, rope_kv_rows, &job);
     *row = SIZE_MAX;
     for (size_t t = 0; t < threads; t++)
         *row = bad[t] < *row ? bad[t] : *row;
@@ -715,19 +712,18 @@ static void attend_row(struct blas_device *d, const struct op_attention *op, str
     }
 }
 
-static void attention_work(void *context, size_t thread, size_t threads)
+static void attend_items(void *context, size_t from, size_t to, size_t thread)
 {
     struct attention_job *job = context;
-    size_t heads = job->op->kv.heads, items = job->device->step->count * heads;
-    /* In turn, not in parts: later rows see more. */
-    for (size_t i = thread; i < items; i += threads)
+    size_t heads = job->op->kv.heads;
+    for (size_t i = from; i < to; i++)
         attend_row(job->device, job->op, &job->device->threads[thread], i / heads, i % heads);
 }
 
 static void cpu_attention(struct blas_device *d, const struct op_attention *op)
 {
     struct attention_job job = {d, op};
-    run(d, d->step->count * op->kv.heads, attention_work, &job);
+    pool_run(d->pool, d->step->count * op->kv.heads, attend_items, &job);
 }
 
 const struct blas_backend blas_cpu = {

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Invariants:
- * 1. `turn` grows by one for each run; a worker that has seen turn t works once for it, then adds one to `done`.
- * 2. `work` and `context` are written before `turn` grows and not again until `done` has all workers.
+ * 1. `turn` grows by one for each run. A share's claim word holds the turn that it belongs to and the next part that
+ *    nobody has claimed; parts are claimed by adding one to it, never for another turn than its own.
+ * 2. work, context, n and parts are written before `turn` grows, and not again until `done` has counted every part. So who
+ *    has claimed a part may read them, and who comes too late for a turn claims nothing.
  * 3. Only the caller's thread starts, runs and ends. */
 #include "pool.h"
 
@@ -15,11 +17,13 @@
 #include <unistd.h>
 
 enum {
-    SPINS = 2000,              /* looks at `turn` before sleeping: some tens of microseconds, the gap between two ops */
+    SPINS = 2000, /* looks at a word before sleeping: some tens of microseconds, the gap between two ops */
     STACK_BYTES = 256 << 10,
+    PARTS = 4, /* of a share, at most */
 };
 
-struct worker {
+struct share {
+    _Alignas(64) _Atomic uint64_t claim; /* turn << 32 | next part */
     struct pool *pool;
     pthread_t thread;
     size_t index;
@@ -28,14 +32,15 @@ struct worker {
 struct pool {
     _Alignas(64) _Atomic uint32_t turn;
     _Atomic uint32_t sleepers;
-    _Alignas(64) _Atomic uint32_t done;
-    _Alignas(64) void (*work)(void *context, size_t thread, size_t threads);
+    _Alignas(64) _Atomic uint32_t done; /* parts of this turn */
+    _Alignas(64) pool_work *work;
     void *context;
-    bool closing;
+    size_t n;
+    uint32_t parts; /* of each share */
+    _Atomic bool closing;
     bool started;
-    size_t asked;   /* threads that the caller wanted */
-    size_t threads; /* threads there are */
-    struct worker *workers; /* [asked - 1] */
+    size_t asked, threads; /* wanted; there are */
+    struct share *shares;  /* [asked] */
 };
 
 static void futex(_Atomic uint32_t *word, int op, uint32_t value)
@@ -69,17 +74,44 @@ static uint32_t wait_turn(struct pool *pool, uint32_t seen)
     return turn;
 }
 
+/* Claims the next part of a share for a turn; false where there is none left, or the turn is over. */
+static bool claim_part(struct share *share, uint32_t turn, uint32_t parts, uint32_t *part)
+{
+    uint64_t word = atomic_load_explicit(&share->claim, memory_order_acquire);
+    while ((uint32_t)(word >> 32) == turn && (uint32_t)word < parts)
+        if (atomic_compare_exchange_weak_explicit(&share->claim, &word, word + 1, memory_order_acq_rel,
+                                                  memory_order_acquire)) {
+            *part = (uint32_t)word;
+            return true;
+        }
+    return false;
+}
+
+/* Works on parts of a turn, the own share's first, until none is left. */
+static void work_parts(struct pool *pool, size_t self, uint32_t turn)
+{
+    uint32_t part;
+    for (size_t i = 0; i < pool->threads; i++) {
+        size_t s = (self + i) % pool->threads;
+        while (claim_part(&pool->shares[s], turn, PARTS, &part)) {
+            uint64_t all = pool->threads * pool->parts, index = s * pool->parts + part;
+            if (part < pool->parts)
+                pool->work(pool->context, (size_t)(pool->n * index / all), (size_t)(pool->n * (index + 1) / all), self);
+            if (atomic_fetch_add_explicit(&pool->done, 1, memory_order_acq_rel) + 1 == pool->threads * PARTS)
+                futex(&pool->done, FUTEX_WAKE, 1);
+        }
+    }
+}
+
 static void *worker_main(void *argument)
 {
-    struct worker *self = argument;
+    struct share *self = argument;
     struct pool *pool = self->pool;
     for (uint32_t seen = 0;;) {
         seen = wait_turn(pool, seen);
-        if (pool->closing)
+        if (atomic_load(&pool->closing))
             return NULL;
-        pool->work(pool->context, self->index, pool->threads);
-        if (atomic_fetch_add_explicit(&pool->done, 1, memory_order_acq_rel) + 2 == pool->threads)
-            futex(&pool->done, FUTEX_WAKE, 1);
+        work_parts(pool, self->index, seen);
     }
 }
 
@@ -88,30 +120,31 @@ struct pool *pool_open(size_t threads)
     struct pool *pool = aligned_alloc(64, sizeof *pool);
     if (!pool)
         return NULL;
-    *pool = (struct pool){.asked = threads, .threads = threads};
-    if (threads > 1 && !(pool->workers = calloc(threads - 1, sizeof *pool->workers))) {
+    *pool = (struct pool){.asked = threads, .threads = threads, .shares = aligned_alloc(64, threads * sizeof *pool->shares)};
+    if (!pool->shares) {
         free(pool);
         return NULL;
     }
+    for (size_t i = 0; i < threads; i++)
+        pool->shares[i] = (struct share){.pool = pool, .index = i};
     return pool;
 }
 
 /* Starts as many workers as the system gives. */
 static void start(struct pool *pool)
 {
-    pool->started = true;
-    pool->threads = 1;
+    size_t threads = 1;
     pthread_attr_t attributes;
-    if (pool->asked == 1 || pthread_attr_init(&attributes))
+    pool->started = true;
+    if (pthread_attr_init(&attributes)) {
+        pool->threads = 1;
         return;
-    pthread_attr_setstacksize(&attributes, STACK_BYTES > PTHREAD_STACK_MIN ? STACK_BYTES : PTHREAD_STACK_MIN);
-    for (size_t i = 0; i + 1 < pool->asked; i++) {
-        struct worker *w = &pool->workers[i];
-        *w = (struct worker){.pool = pool, .index = i + 1};
-        if (pthread_create(&w->thread, &attributes, worker_main, w))
-            break;
-        pool->threads++;
     }
+    pthread_attr_setstacksize(&attributes, STACK_BYTES > PTHREAD_STACK_MIN ? STACK_BYTES : PTHREAD_STACK_MIN);
+    while (threads < pool->asked &&
+           !pthread_create(&pool->shares[threads].thread, &attributes, worker_main, &pool->shares[threads]))
+        threads++;
+    pool->threads = threads; /* no worker looks at it before the first turn */
     pthread_attr_destroy(&attributes);
 }
 
@@ -122,21 +155,27 @@ static void publish(struct pool *pool)
         futex(&pool->turn, FUTEX_WAKE, INT_MAX);
 }
 
-void pool_run(struct pool *pool, void (*work)(void *context, size_t thread, size_t threads), void *context)
+void pool_run(struct pool *pool, size_t n, pool_work *work, void *context)
 {
-    if (!pool->started)
+    if (!pool->started && pool->asked > 1 && n > 1)
         start(pool);
-    if (pool->threads == 1) {
-        work(context, 0, 1);
+    if (pool->threads == 1 || n <= 1) {
+        if (n)
+            work(context, 0, n, 0);
         return;
     }
+    uint32_t turn = atomic_load_explicit(&pool->turn, memory_order_relaxed) + 1, done;
+    size_t each = (n + pool->threads - 1) / pool->threads, all = pool->threads * PARTS;
     pool->work = work;
     pool->context = context;
+    pool->n = n;
+    pool->parts = each < PARTS ? (uint32_t)each : PARTS;
     atomic_store_explicit(&pool->done, 0, memory_order_relaxed);
+    for (size_t i = 0; i < pool->threads; i++)
+        atomic_store_explicit(&pool->shares[i].claim, (uint64_t)turn << 32, memory_order_release);
     publish(pool);
-    work(context, 0, pool->threads);
-    uint32_t done;
-    for (int i = 0; (done = atomic_load_explicit(&pool->done, memory_order_acquire)) + 1 < pool->threads; i++)
+    work_parts(pool, 0, turn);
+    for (int i = 0; (done = atomic_load_explicit(&pool->done, memory_order_acquire)) < all; i++)
         if (i < SPINS)
             pause_cpu();
         else
@@ -147,12 +186,12 @@ void pool_close(struct pool *pool)
 {
     if (!pool)
         return;
-    pool->closing = true;
+    atomic_store(&pool->closing, true);
     if (pool->started)
         publish(pool);
-    for (size_t i = 0; pool->started && i + 1 < pool->threads; i++)
-        pthread_join(pool->workers[i].thread, NULL);
-    free(pool->workers);
+    for (size_t i = 1; pool->started && i < pool->threads; i++)
+        pthread_join(pool->shares[i].thread, NULL);
+    free(pool->shares);
     free(pool);
 }
 

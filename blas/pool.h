@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A team of threads that runs one function at a time, the caller being thread 0. Threads start at the first run, so a
- * program that never needs them pays nothing. Between runs they spin for a moment, then sleep. */
+/* A team of threads that works on one list of items at a time, the caller being thread 0. Threads start at the first run
+ * that has something for them, so a program that never needs them pays nothing.
+ *
+ * Each thread has a share of the items, the same in every run with the same number of items, so that it touches the same
+ * part of the image in every step. A share is cut into parts, and who is done with its own takes parts of the others':
+ * a thread that the system does not run just now holds nobody up. */
 #ifndef BLAS_POOL_H
 #define BLAS_POOL_H
 
@@ -9,24 +13,19 @@
 
 struct pool;
 
+/* Items [from, to) on behalf of a run; `thread` is below the pool's threads and nobody else's at this time. */
+typedef void pool_work(void *context, size_t from, size_t to, size_t thread);
+
 /* A pool of `threads` >= 1, the caller included; NULL where there is no memory. */
 struct pool *pool_open(size_t threads);
 
 /* Ends the threads. NULL is allowed. No run may be under way. */
 void pool_close(struct pool *pool);
 
-/* Runs work(context, thread, threads) on every thread and returns when all are done. Where the system gives fewer threads
- * than asked for, `threads` is what there is. One run at a time. */
-void pool_run(struct pool *pool, void (*work)(void *context, size_t thread, size_t threads), void *context);
+/* Does the work on items [0, n) and returns when all of it is done. One run at a time, always by the same thread. */
+void pool_run(struct pool *pool, size_t n, pool_work *work, void *context);
 
-/* The threads that a run will have. */
+/* The threads of a run; fewer than asked for where the system did not give them. */
 size_t pool_threads(const struct pool *pool);
-
-/* The part [*from, *to) of n items that is thread's own; the same for every run with the same n. */
-static inline void pool_share(size_t n, size_t thread, size_t threads, size_t *from, size_t *to)
-{
-    *from = (size_t)((uint64_t)n * thread / threads);
-    *to = (size_t)((uint64_t)n * (thread + 1) / threads);
-}
 
 #endif

@@ -58,7 +58,7 @@ static bool source_row(const struct recipe *r, size_t expert, uint64_t row, stru
 
 static void blame(struct fault *fault, uint64_t panel, const char *what, const struct source_tensor *tensor, uint64_t row)
 {
-    if (fault->panel == UINT64_MAX)
+    if (panel < fault->panel)
         *fault = (struct fault){.panel = panel, .what = what, .tensor = tensor, .row = row};
 }
 
@@ -137,11 +137,10 @@ static void pack_panel(struct packer *p, uint64_t panel, uint8_t *out, float *x,
     }
 }
 
-static void pack_work(void *context, size_t thread, size_t threads)
+static void pack_panels(void *context, size_t from, size_t to, size_t thread)
 {
     struct packer *p = context;
-    size_t from, to, bytes = panel_bytes(p->recipe->record.type, p->recipe->record.columns);
-    pool_share(p->count, thread, threads, &from, &to);
+    size_t bytes = panel_bytes(p->recipe->record.type, p->recipe->record.columns);
     for (size_t i = from; i < to; i++)
         pack_panel(p, p->first + i, p->batch + i * bytes, p->rows + thread * p->rows_numbers, &p->faults[thread]);
 }
@@ -208,7 +207,7 @@ static enum stele_status pack_matrix(struct packer *p, struct image_writer *writ
     p->rows_numbers = t->columns;
     for (p->first = 0; p->first < panels; p->first += batch) {
         p->count = panels - p->first < batch ? panels - p->first : batch;
-        pool_run(p->pool, pack_work, p);
+        pool_run(p->pool, p->count, pack_panels, p);
         enum stele_status status = look_at_faults(p);
         if (status == STELE_OK)
             status = append(p, writer, p->batch, p->count * bytes);
