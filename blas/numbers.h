@@ -102,7 +102,7 @@ static inline float num_silu(float x)
     return x / (1.0f + num_exp(-x));
 }
 
-/* gpt-oss: (up + 1) * gate * sigmoid(1.702 gate), gate at most `limit`, up within it. */
+/* (up + 1) * gate * sigmoid(1.702 gate), gate at most `limit`, up within it. */
 #define CLAMPED_SLOPE (-0x1.b3b646p+0f)
 
 static inline float num_clamped(float gate, float up, float limit)

@@ -32,7 +32,7 @@ enum plan_activation {
     ACTIVATION_NONE = 0,
     ACTIVATION_SILU_GATE = 1,    /* silu(gate) * up */
     ACTIVATION_GELU_GATE = 2,    /* gelu(gate) * up, gelu by tanh */
-    ACTIVATION_CLAMPED_GATE = 3, /* gpt-oss: gate * sigmoid(1.702 gate) * (up + 1), both within the limit */
+    ACTIVATION_CLAMPED_GATE = 3, /* gate * sigmoid(1.702 gate) * (up + 1), both within the limit */
     ACTIVATIONS
 };
 

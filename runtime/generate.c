@@ -112,9 +112,21 @@ static enum stele_status flush(struct generation *g)
     return status;
 }
 
+/* What drawing needs, whose size is the vocabulary's: not before the first op. */
+static enum stele_status open_drawing(struct generation *g)
+{
+    uint32_t vocabulary = g->session->plan.counts.vocabulary;
+    g->logits = malloc(vocabulary * sizeof *g->logits);
+    if (!g->logits)
+        return stele_fail(g->err, STELE_SYSTEM, "no memory for the logits of %" PRIu32 " ids", vocabulary);
+    return sampler_open(&g->sampler, &g->asked->sampling, vocabulary, blas_choose(g->session->kernels), g->err);
+}
+
 static enum stele_status draw_token(struct generation *g)
 {
     enum stele_status status = step(g);
+    if (status == STELE_OK && !g->sampler)
+        status = open_drawing(g);
     if (status == STELE_OK)
         status = stele_logits(g->session, 0, 1, g->logits, g->err);
     if (status != STELE_OK)
@@ -174,13 +186,11 @@ static enum stele_status open_generation(struct generation *g)
             return stele_fail(g->err, STELE_USAGE, "a stop text is empty");
     g->stops = (struct stop_search){.stops = asked->stops, .count = asked->stop_count};
     g->ids = malloc(s->context * sizeof *g->ids);
-    g->logits = malloc(s->plan.counts.vocabulary * sizeof *g->logits);
-    if (!g->ids || !g->logits)
+    if (!g->ids)
         return stele_fail(g->err, STELE_SYSTEM, "no memory for %" PRIu32 " ids", s->context);
     memcpy(g->ids, asked->prompt, asked->prompt_count * sizeof *g->ids);
     g->count = asked->prompt_count;
-    enum stele_status status = sampler_open(&g->sampler, &asked->sampling, s->plan.counts.vocabulary,
-                                            blas_choose(s->kernels), g->err);
+    enum stele_status status = sampler_check(&asked->sampling, g->err);
     return status == STELE_OK && asked->text ? open_text(g) : status;
 }
 
@@ -195,7 +205,7 @@ enum stele_status stele_generate(struct stele_session *session, const struct ste
     if (status == STELE_OK)
         status = draw_tokens(&g);
     /* Also after an error: what was generated is kept. */
-    enum stele_status flushed = g.ids && g.logits && g.sampler ? flush(&g) : STELE_OK;
+    enum stele_status flushed = result->tokens ? flush(&g) : STELE_OK;
     result->end = now();
     if (status == STELE_OK)
         status = flushed;

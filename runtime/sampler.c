@@ -65,7 +65,7 @@ static float uniform(uint64_t seed, uint64_t position)
 
 /* ---- opening ---- */
 
-static enum stele_status check_ranges(const struct stele_sampling *s, struct stele_error *err)
+enum stele_status sampler_check(const struct stele_sampling *s, struct stele_error *err)
 {
     const struct {
         const char *name;
@@ -90,7 +90,7 @@ enum stele_status sampler_open(struct sampler **out, const struct stele_sampling
 {
     *out = NULL;
     assert(vocabulary);
-    enum stele_status status = check_ranges(sampling, err);
+    enum stele_status status = sampler_check(sampling, err);
     if (status != STELE_OK)
         return status;
     struct sampler *s = calloc(1, sizeof *s);

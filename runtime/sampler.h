@@ -32,6 +32,9 @@
  * One thread at a time. */
 struct sampler;
 
+/* Whether the fields are in range; STELE_USAGE names the first that is not. */
+enum stele_status sampler_check(const struct stele_sampling *sampling, struct stele_error *err);
+
 /* STELE_OK: *out is to be closed. STELE_USAGE names the field that is out of range: temperature and
  * repeat_penalty are finite and not negative, top_p and min_p lie in [0, 1]. A field that is 0 is
  * off, as are top_p 1, repeat_penalty 1 and a top_k that leaves all ids. `kernels` must outlive the

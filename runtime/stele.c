@@ -2,6 +2,7 @@
 /* The command: finds the verb, prints help, runs the programs that are verbs of their own (stele-convert). */
 #include <errno.h>
 #include <limits.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -124,6 +125,10 @@ static int finish(int code)
 int main(int argc, char **argv)
 {
     guard_mark_start();
+    /* One growth of the heap for all that a run allocates, whatever the model's size: system calls before the first op
+     * are then the same for every model. Address space only; pages become memory when they are touched. */
+    mallopt(M_TOP_PAD, 4 << 20);
+    mallopt(M_MMAP_THRESHOLD, 32 << 20);
     hold_standard_descriptors();
     if (argc < 2) {
         print_verbs(stderr);
