@@ -34,9 +34,9 @@ LDFLAGS_ALL = -pthread $(if $(SAN),-fsanitize=$(SAN)) -Wl,-z,now -Wl,--as-needed
 
 IMAGE   := $(patsubst %.c,$(B)/%.o,$(wildcard image/*.c))
 BLAS    := $(patsubst %.c,$(B)/%.o,$(wildcard blas/*.c)) $(B)/blas/generic_fma.o
-RUNTIME := $(patsubst %.c,$(B)/%.o,$(filter-out runtime/stele.c runtime/cmd.c runtime/cmd_%.c runtime/guard.c runtime/stats.c,$(wildcard runtime/*.c)))
-COMMAND := $(patsubst %.c,$(B)/%.o,$(wildcard runtime/stele.c runtime/cmd.c runtime/cmd_*.c runtime/guard.c runtime/stats.c))
-CONVERT := $(patsubst %.c,$(B)/%.o,$(filter-out convert/stele-convert.c,$(wildcard convert/*.c convert/families/*.c)))
+RUNTIME := $(patsubst %.c,$(B)/%.o,$(filter-out runtime/stele.c runtime/cmd.c runtime/cmd_%.c runtime/guard.c runtime/stats.c runtime/windows.c runtime/stele-%.c,$(wildcard runtime/*.c)))
+COMMAND := $(patsubst %.c,$(B)/%.o,$(wildcard runtime/stele.c runtime/cmd.c runtime/cmd_*.c runtime/guard.c runtime/stats.c runtime/windows.c))
+CONVERT := $(patsubst %.c,$(B)/%.o,$(filter-out convert/stele-%.c,$(wildcard convert/*.c convert/families/*.c)))
 CHECKS  := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/*/check_*.c))
 BENCHES := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/*/bench_*.c))
 SCRIPTS := $(wildcard tests/*/test_*.py)
@@ -46,7 +46,9 @@ CONVERT_LIBS := -ljansson
 CHECK_LIBS   := -lcheck_pic -lsubunit -lrt
 LIBS_check_oracle := -lopenblas
 
-all: $(B)/stele $(B)/stele-convert
+PROGRAMS := $(B)/stele $(B)/stele-convert $(B)/stele-compare $(B)/stele-sizes
+
+all: $(PROGRAMS)
 
 # The library of stele.h. Who links it takes what they use: stele-convert of the runtime only the normaliser, since added
 # tokens are normalised there as the runtime does it.
@@ -56,11 +58,19 @@ $(B)/libstele.a: $(RUNTIME) $(BLAS) $(IMAGE)
 
 STELE_PARTS   := $(COMMAND) $(B)/libstele.a
 CONVERT_PARTS := $(B)/convert/stele-convert.o $(CONVERT) $(B)/libstele.a
+SIZES_PARTS   := $(B)/convert/stele-sizes.o $(CONVERT) $(B)/libstele.a
+COMPARE_PARTS := $(patsubst %,$(B)/runtime/%.o,stele-compare cmd guard) $(B)/libstele.a
 
 $(B)/stele: $(STELE_PARTS)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(RUNTIME_LIBS)
 
 $(B)/stele-convert: $(CONVERT_PARTS)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(CONVERT_LIBS) $(RUNTIME_LIBS)
+
+$(B)/stele-compare: $(COMPARE_PARTS)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(CONVERT_LIBS) $(RUNTIME_LIBS)
+
+$(B)/stele-sizes: $(SIZES_PARTS)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(CONVERT_LIBS) $(RUNTIME_LIBS)
 
 # A Check suite, or a benchmark of C, may look into every room.
@@ -118,7 +128,7 @@ bench: setup
 
 # ---- installing ----
 
-$(B)/stele.1: scripts/manual $(B)/stele $(B)/stele-convert
+$(B)/stele.1: scripts/manual $(PROGRAMS)
 	scripts/manual $(B)/stele > $@
 
 $(B)/stele.pc: Makefile $(B)/prefix
@@ -128,7 +138,7 @@ $(B)/stele.pc: Makefile $(B)/prefix
 
 install: all $(B)/stele.1 $(B)/stele.pc
 	install -D -m 755 $(B)/stele $(DESTDIR)$(PREFIX)/bin/stele
-	install -D -m 755 $(B)/stele-convert $(DESTDIR)$(PREFIX)/libexec/stele/stele-convert
+	install -D -m 755 -t $(DESTDIR)$(PREFIX)/libexec/stele $(filter $(B)/stele-%,$(PROGRAMS))
 	install -D -m 644 $(B)/libstele.a $(DESTDIR)$(PREFIX)/lib/libstele.a
 	install -D -m 644 $(B)/stele.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/stele.pc
 	install -D -m 644 runtime/stele.h $(DESTDIR)$(PREFIX)/include/stele/stele.h
@@ -144,7 +154,9 @@ portable: all
 	mkdir -p $(B)/portable
 	$(CC) $(LDFLAGS_ALL) $(PORTABLE) -o $(B)/portable/stele $(STELE_PARTS) $(RUNTIME_LIBS)
 	$(CC) $(LDFLAGS_ALL) $(PORTABLE) -o $(B)/portable/stele-convert $(CONVERT_PARTS) $(CONVERT_LIBS) $(RUNTIME_LIBS)
-	scripts/portable $(B)/portable/lib $(B)/portable/stele $(B)/portable/stele-convert
+	$(CC) $(LDFLAGS_ALL) $(PORTABLE) -o $(B)/portable/stele-compare $(COMPARE_PARTS) $(CONVERT_LIBS) $(RUNTIME_LIBS)
+	$(CC) $(LDFLAGS_ALL) $(PORTABLE) -o $(B)/portable/stele-sizes $(SIZES_PARTS) $(CONVERT_LIBS) $(RUNTIME_LIBS)
+	scripts/portable $(B)/portable/lib $(PROGRAMS:$(B)/%=$(B)/portable/%)
 
 help:
 	@sed -n '/^# One rule/q; 1!s/^# \{0,1\}//p' Makefile

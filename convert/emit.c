@@ -38,6 +38,9 @@ void emit_close(struct emitter *e)
     for (uint32_t i = 0; i < e->recipe_count; i++)
         free(e->recipes[i].parts);
     free(e->recipes);
+    for (uint32_t i = 0; i < e->made_up_count; i++)
+        free(e->made_up[i]);
+    free(e->made_up);
 }
 
 static const struct source_tensor *check_source(struct emitter *e, struct source_tensor *t, const char *name,
@@ -69,6 +72,21 @@ static const struct source_tensor *check_source(struct emitter *e, struct source
     return t;
 }
 
+/* A tensor where there is only a config. */
+static const struct source_tensor *make_up(struct emitter *e, uint64_t rows, uint64_t columns)
+{
+    struct source_tensor *t = calloc(1, sizeof *t);
+    if (!t) {
+        e->status = stele_fail(e->err, STELE_SYSTEM, "no memory for the plan");
+        return NULL;
+    }
+    *t = (struct source_tensor){.type = e->made_up_type, .rank = columns ? 2 : 1, .shape = {rows, columns}};
+    if (push(e, &e->made_up, &e->made_up_count, sizeof t, &t))
+        return t;
+    free(t);
+    return NULL;
+}
+
 const struct source_tensor *emit_source(struct emitter *e, uint64_t rows, uint64_t columns, const char *format, ...)
 {
     char name[256];
@@ -76,7 +94,10 @@ const struct source_tensor *emit_source(struct emitter *e, uint64_t rows, uint64
     va_start(args, format);
     vsnprintf(name, sizeof name, format, args);
     va_end(args);
-    return e->status == STELE_OK ? check_source(e, checkpoint_find(e->source, name), name, rows, columns) : NULL;
+    if (e->status != STELE_OK)
+        return NULL;
+    return e->source ? check_source(e, checkpoint_find(e->source, name), name, rows, columns)
+                     : make_up(e, rows, columns);
 }
 
 bool emit_has(const struct emitter *e, const char *format, ...)
@@ -86,7 +107,7 @@ bool emit_has(const struct emitter *e, const char *format, ...)
     va_start(args, format);
     vsnprintf(name, sizeof name, format, args);
     va_end(args);
-    return checkpoint_find(e->source, name) != NULL;
+    return e->source && checkpoint_find(e->source, name) != NULL;
 }
 
 struct part part_whole(const struct source_tensor *tensor, uint64_t rows)

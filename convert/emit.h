@@ -35,7 +35,9 @@ enum matrix_use {
 };
 
 struct emitter {
-    struct checkpoint *source;
+    struct checkpoint *source; /* NULL: a tensor that is asked for is made up, a shape without numbers (sizes.c) */
+    enum source_type made_up_type;
+    struct source_tensor **made_up;
     int weights; /* enum tensor_type, or -1: the source's */
     uint32_t vocabulary, context;
     struct plan_op *ops;
@@ -44,7 +46,7 @@ struct emitter {
     struct plan_rope *ropes;
     float *constants;
     struct recipe *recipes;
-    uint32_t op_count, slot_count, state_count, rope_count, constant_count, recipe_count;
+    uint32_t op_count, slot_count, state_count, rope_count, constant_count, recipe_count, made_up_count;
     uint32_t slot_numbers;  /* known after emit_finish */
     uint64_t weights_bytes; /* likewise */
     struct stele_error *err;

@@ -17,7 +17,7 @@
 #define STELE_LIBEXECDIR "/usr/local/libexec/stele"
 #endif
 
-extern const struct verb verb_run, verb_tokenize, verb_logprobs, verb_inspect, verb_verify;
+extern const struct verb verb_run, verb_tokenize, verb_logprobs, verb_inspect, verb_verify, verb_perplexity, verb_kld;
 
 const struct verb *const verbs[] = {
     &verb_run,
@@ -25,6 +25,8 @@ const struct verb *const verbs[] = {
     &verb_logprobs,
     &verb_inspect,
     &verb_verify,
+    &verb_perplexity,
+    &verb_kld,
     NULL,
 };
 
@@ -33,6 +35,8 @@ static const struct {
     const char *name, *synopsis;
 } programs[] = {
     {"convert", "SRC -o IMAGE [--weights f32|bf16|f16|q8|q4] [-f] [--threads N] [--ignore-key NAME]..."},
+    {"compare", "IMAGE DIR|FILE [--bound X]"},
+    {"sizes", "CONFIG|IMAGE|DIR [--context N] [--parallel N] [--weights TYPE]"},
 };
 
 static const struct verb *find_verb(const char *name)
