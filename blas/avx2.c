@@ -14,7 +14,9 @@
 #define BF16_ROWS 5
 #define Q8_ROWS 2
 #define Q4_ROWS 4
+#define CODE_ROWS 2
 #define Q8_PLANES 2
+#define CODE_HALVES 2
 
 /* 16 registers hold 12 accumulators of float (10 where bf16 is parted), or 8 of integers. */
 /* clang-format off */
@@ -24,6 +26,7 @@
     T(4, 1)
 #define Q8_TILES(T) T(1, 1) T(1, 2)
 #define Q4_TILES(T) T(1, 1) T(1, 2) T(1, 3) T(1, 4)
+#define CODE_TILES(T) T(1, 1) T(1, 2)
 /* clang-format on */
 
 typedef __m256 vec;
@@ -200,6 +203,19 @@ static inline bits bits_high(bits v)
     return _mm256_and_si256(_mm256_srli_epi16(v, 4), _mm256_set1_epi8(15));
 }
 
+static inline bits bits_look_up(bits v, const uint8_t *book)
+{
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_load_si128((const void *)book)), v);
+}
+
+/* 2^(e - 127), for e = 0 the subnormal one; then half of it. */
+static inline vec vec_e8m0(const void *p)
+{
+    bits exponent = _mm256_slli_epi32(_mm256_cvtepu8_epi32(_mm_loadl_epi64(p)), 23);
+    exponent = _mm256_max_epi32(exponent, _mm256_set1_epi32(0x00400000));
+    return _mm256_mul_ps(_mm256_castsi256_ps(exponent), _mm256_set1_ps(0.5f));
+}
+
 /* A bf16 is the upper half of a float. */
 static inline vec pair_even(bits v)
 {
@@ -227,7 +243,7 @@ static inline bits quad_splat(const int8_t *p)
 }
 
 /* Sums of products: pairs in lanes of 16 bits. A group adds 8 times two products of at most 15 *
- * 128: 30720 fits. */
+ * 128, half a group of codes 4 times two of at most 28 * 128: 30720 and 28672 fit. */
 static inline bits quad_begin(const int32_t *start)
 {
     (void)start;
@@ -243,13 +259,14 @@ static inline bits quad_add(bits sum, bits w, bits x)
     return sum;
 }
 
-/* start + the pairs' sums, those of the high four bits 16 times: the bits of 1.5 * 2^23 + isum. */
-static inline vec quad_end(const bits sum[2], size_t planes, const int32_t *start)
+/* start + the pairs' sums, the second ones `times` (16 for the high four bits): the bits of 1.5 *
+ * 2^23 + isum. */
+static inline vec quad_end(const bits sum[2], int16_t times, const int32_t *start)
 {
     bits all = _mm256_add_epi32(_mm256_set1_epi32(*start),
                                 _mm256_madd_epi16(sum[0], _mm256_set1_epi16(1)));
-    if (planes == 2)
-        all = _mm256_add_epi32(all, _mm256_madd_epi16(sum[1], _mm256_set1_epi16(16)));
+    if (times)
+        all = _mm256_add_epi32(all, _mm256_madd_epi16(sum[1], _mm256_set1_epi16(times)));
     return _mm256_castsi256_ps(all);
 }
 
@@ -266,7 +283,7 @@ static bool usable(void)
 const struct blas_kernels blas_avx2 = {
     .name = "avx2",
     .usable = usable,
-    .dot = {dot_f32, dot_bf16, dot_f16, dot_q8, dot_q4},
+    .dot = {dot_f32, dot_bf16, dot_f16, dot_q8, dot_q4, dot_mxfp4},
     .quantise = quantise,
     .rms_norm = rms_norm,
     .rotate = rotate,

@@ -12,7 +12,9 @@
 #define BF16_ROWS 12
 #define Q8_ROWS 6
 #define Q4_ROWS 6
+#define CODE_ROWS 6
 #define Q8_PLANES 1
+#define CODE_HALVES 1
 
 /* 32 registers hold 24 accumulators of float, or 12 and as many of integers. Four panels are for
  * rows that wait for memory. */
@@ -25,6 +27,7 @@
     T(1, 1) T(1, 2) T(1, 3) T(1, 4) T(1, 5) T(1, 6)                                                    \
     T(2, 1) T(2, 2) T(2, 3) T(2, 4) T(2, 5) T(2, 6)
 #define Q8_TILES(T) Q4_TILES(T)
+#define CODE_TILES(T) Q4_TILES(T)
 /* clang-format on */
 
 typedef __m512 vec;
@@ -190,6 +193,19 @@ static inline bits bits_high(bits v)
     return _mm512_and_si512(_mm512_srli_epi16(v, 4), _mm512_set1_epi8(15));
 }
 
+static inline bits bits_look_up(bits v, const uint8_t *book)
+{
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_load_si128((const void *)book)), v);
+}
+
+/* 2^(e - 127), for e = 0 the subnormal one; then half of it. */
+static inline vec vec_e8m0(const void *p)
+{
+    bits exponent = _mm512_slli_epi32(_mm512_cvtepu8_epi32(_mm_loadu_si128(p)), 23);
+    exponent = _mm512_max_epi32(exponent, _mm512_set1_epi32(0x00400000));
+    return _mm512_mul_ps(_mm512_castsi512_ps(exponent), _mm512_set1_ps(0.5f));
+}
+
 /* A bf16 is the upper half of a float. */
 static inline vec pair_even(bits v)
 {
@@ -228,9 +244,9 @@ static inline bits quad_add(bits sum, bits w, bits x)
 }
 
 /* The bits of 1.5 * 2^23 + isum as that number. */
-static inline vec quad_end(const bits sum[2], size_t planes, const int32_t *start)
+static inline vec quad_end(const bits sum[2], int16_t times, const int32_t *start)
 {
-    (void)planes, (void)start;
+    (void)times, (void)start;
     return _mm512_castsi512_ps(sum[0]);
 }
 
@@ -247,7 +263,7 @@ static bool usable(void)
 const struct blas_kernels blas_avx512 = {
     .name = "avx512",
     .usable = usable,
-    .dot = {dot_f32, dot_bf16, dot_f16, dot_q8, dot_q4},
+    .dot = {dot_f32, dot_bf16, dot_f16, dot_q8, dot_q4, dot_mxfp4},
     .quantise = quantise,
     .rms_norm = rms_norm,
     .rotate = rotate,

@@ -170,16 +170,14 @@ static float stored_number(const struct blas_matrix *w, const uint8_t *panel, si
         return float_of_f16(((const uint16_t *)panel)[index]);
     case TENSOR_Q8:
     case TENSOR_Q4:
+    case TENSOR_MXFP4:
     case TENSOR_TYPES:
         break;
     }
     size_t groups, in_block = k % DOT_BLOCK;
     const uint8_t *block = panel + panel_block(w->type, w->k, k / DOT_BLOCK, &groups);
-    uint8_t byte = block[block_weight(w->type, groups, row, in_block)];
-    uint16_t scale;
-    memcpy(&scale, block + block_scale(row, in_block / GROUP), sizeof scale);
-    int integer = w->type == TENSOR_Q8 ? byte - Q8_ZERO : (k & 4 ? byte >> 4 : byte & 15) - Q4_ZERO;
-    return (float)integer * float_of_f16(scale);
+    int integer = block_integer(w->type, block, groups, row, in_block);
+    return (float)integer * block_scale_of(w->type, block, row, in_block / GROUP);
 }
 
 static void embed_rows(struct blas_device *d, const struct op_embed *op, size_t from, size_t to)

@@ -60,23 +60,6 @@ static void dot_f16_generic(float *y, size_t y_stride, const void *panels, size_
     dot_float(TENSOR_F16, weight_f16, y, y_stride, panels, n_panels, k, x, m);
 }
 
-/* The integer weight (row, k) of a quantised block. */
-static inline int block_integer(enum tensor_type type, const uint8_t *block, size_t groups, size_t row, size_t k)
-{
-    uint8_t byte = block[block_weight(type, groups, row, k)];
-    if (type == TENSOR_Q8)
-        return byte - Q8_ZERO;
-    return (k & 4 ? byte >> 4 : byte & 15) - Q4_ZERO;
-}
-
-/* The scale of (row, group) of a quantised block. */
-static inline float block_scale_of(const uint8_t *block, size_t row, size_t group)
-{
-    uint16_t half;
-    memcpy(&half, block + block_scale(row, group), sizeof half);
-    return float_of_f16(half);
-}
-
 /* One chain: a row of a block times a block of activations. */
 static inline float block_chain(enum tensor_type type, const uint8_t *block, size_t groups, size_t row, const int8_t *q,
                                 const float *scale)
@@ -86,7 +69,7 @@ static inline float block_chain(enum tensor_type type, const uint8_t *block, siz
         int isum = 0;
         for (size_t j = g * GROUP; j < (g + 1) * GROUP; j++)
             isum += block_integer(type, block, groups, row, j) * q[j];
-        acc = fmaf((float)isum * block_scale_of(block, row, g), scale[g], acc);
+        acc = fmaf((float)isum * block_scale_of(type, block, row, g), scale[g], acc);
     }
     return acc;
 }
@@ -122,6 +105,12 @@ static void dot_q4_generic(float *y, size_t y_stride, const void *panels, size_t
                            const struct blas_rows *x, size_t m)
 {
     dot_quantised(TENSOR_Q4, y, y_stride, panels, n_panels, k, x, m);
+}
+
+static void dot_mxfp4_generic(float *y, size_t y_stride, const void *panels, size_t n_panels, size_t k,
+                              const struct blas_rows *x, size_t m)
+{
+    dot_quantised(TENSOR_MXFP4, y, y_stride, panels, n_panels, k, x, m);
 }
 
 static void quantise_generic(int8_t *q, float *scale, int32_t *sum, const float *x, size_t k)
@@ -317,7 +306,7 @@ const struct blas_kernels blas_generic = {
 #endif
     .name = "generic",
     .usable = usable_generic,
-    .dot = {dot_f32_generic, dot_bf16_generic, dot_f16_generic, dot_q8_generic, dot_q4_generic},
+    .dot = {dot_f32_generic, dot_bf16_generic, dot_f16_generic, dot_q8_generic, dot_q4_generic, dot_mxfp4_generic},
     .quantise = quantise_generic,
     .rms_norm = rms_norm_generic,
     .rotate = rotate_generic,

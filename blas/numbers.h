@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* NUMBERS.md as code, one number at a time: conversions, exp, log, sine and cosine. The generic table is written with
- * these; every other table gives the same bits. Nothing here calls libm but fmaf and sqrtf. */
+/* NUMBERS.md as code, one number at a time: conversions, stored weights, exp, log, sine and cosine. The generic table is
+ * written with these; every other table gives the same bits. Nothing here calls libm but fmaf and sqrtf. */
 #ifndef BLAS_NUMBERS_H
 #define BLAS_NUMBERS_H
 
 #include <math.h>
 #include <string.h>
 
+#include "panel.h"
 #include "types.h"
 
 static inline uint32_t float_bits(float x)
@@ -62,6 +63,40 @@ static inline uint16_t bf16_of_float(float x)
     if ((bits & 0x7fffffff) > 0x7f800000)
         return (uint16_t)(bits >> 16 | 0x40);
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+/* An E8M0 scale byte e < 255, for integers that are twice an E2M1 code's value: 2^(e - 128), subnormal for 0 and 1. */
+static inline float float_of_e8m0(uint8_t e)
+{
+    return float_of_bits(e ? (uint32_t)e << 23 : 0x00400000) * 0.5f;
+}
+
+/* Twice the value of an E2M1 code: sign, two bits of exponent, one of fraction. */
+static inline int integer_of_e2m1(unsigned code)
+{
+    static const int8_t twice[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+    return twice[code & 15];
+}
+
+/* The integer weight (row, k) of a quantised block. */
+static inline int block_integer(enum tensor_type type, const uint8_t *block, size_t groups, size_t row, size_t k)
+{
+    uint8_t byte = block[block_weight(type, groups, row, k)];
+    if (type == TENSOR_Q8)
+        return byte - Q8_ZERO;
+    unsigned four = k & 4 ? byte >> 4 : byte & 15;
+    return type == TENSOR_Q4 ? (int)four - Q4_ZERO : integer_of_e2m1(four);
+}
+
+/* The scale of (row, group) of a quantised block. */
+static inline float block_scale_of(enum tensor_type type, const uint8_t *block, size_t row, size_t group)
+{
+    const uint8_t *at = block + block_scale(type, row, group);
+    uint16_t half;
+    if (type == TENSOR_MXFP4)
+        return float_of_e8m0(*at);
+    memcpy(&half, at, sizeof half);
+    return float_of_f16(half);
 }
 
 /* Nearest whole number, ties to even, for |x| < 2^22, as a sum: vectors do the same two additions. */

@@ -227,6 +227,17 @@ struct config_rope config_rope(struct config *c, double theta_absent)
     return object ? config_rope_object(c, object, theta) : (struct config_rope){.theta = theta, .type = "default"};
 }
 
+enum stele_status config_check_quantised(struct config *c, bool emitted)
+{
+    const json_t *quantised = json_object_get(c->root, "quantization_config");
+    const char *method = json_string_value(json_object_get(quantised, "quant_method"));
+    bool known = !emitted || json_object_get(c->known, "quantization_config");
+    if (!quantised || (method && !strcmp(method, "mxfp4") && known))
+        return STELE_OK;
+    return c->status = stele_fail(c->err, STELE_INPUT, "%s: quantization_config: quantised checkpoints are not supported",
+                                  c->path);
+}
+
 static bool says_nothing(const json_t *value)
 {
     return json_is_null(value) || json_is_false(value) || (json_is_number(value) && json_number_value(value) == 0) ||

@@ -47,6 +47,10 @@ struct config_rope config_rope_object(struct config *c, const json_t *object, do
 /* Sets the status to STELE_INPUT: `key` has a value that is not supported. */
 void config_refuse(struct config *c, const char *key, const char *why);
 
+/* Refuses a quantised checkpoint: before the family emits (so before its tensors are missed), of any kind but MXFP4; behind
+ * it, of MXFP4 too where the family does not know the key. */
+enum stele_status config_check_quantised(struct config *c, bool emitted);
+
 /* The end: refuses what is not understood, reports on stderr what is ignored. */
 enum stele_status config_finish(struct config *c);
 

@@ -99,15 +99,17 @@ static enum stele_status compile(struct conversion *v)
     enum stele_status status = read_config(v);
     if (status == STELE_OK)
         status = choose_family(v, &family);
-    if (status == STELE_OK && json_object_get(v->root, "quantization_config"))
-        status = stele_fail(v->err, STELE_INPUT, "config.json: quantization_config: quantised checkpoints are not supported");
+    if (status == STELE_OK)
+        status = config_check_quantised(&v->config, false);
     if (status == STELE_OK)
         status = checkpoint_open(&v->checkpoint, v->options->source, v->err);
     if (status != STELE_OK)
         return status;
     v->emitter = (struct emitter){.source = &v->checkpoint, .weights = v->options->weights, .err = v->err};
     family->emit(&v->config, &v->emitter);
-    status = config_finish(&v->config);
+    status = config_check_quantised(&v->config, true);
+    if (status == STELE_OK)
+        status = config_finish(&v->config);
     if (status == STELE_OK)
         status = emit_finish(&v->emitter);
     if (status == STELE_OK)

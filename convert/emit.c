@@ -50,7 +50,7 @@ static const struct source_tensor *check_source(struct emitter *e, struct source
         e->status = stele_fail(e->err, STELE_INPUT, "%s: tensor %s is missing", e->source->directory, name);
         return NULL;
     }
-    if (t->type == SOURCE_OTHER) {
+    if (t->type > SOURCE_BF16) {
         e->status = stele_fail(e->err, STELE_INPUT, "%s: tensor %s: numbers of type %s are not supported", t->file, name,
                                t->type_name);
         return NULL;
@@ -73,14 +73,14 @@ static const struct source_tensor *check_source(struct emitter *e, struct source
 }
 
 /* A tensor where there is only a config. */
-static const struct source_tensor *make_up(struct emitter *e, uint64_t rows, uint64_t columns)
+static const struct source_tensor *make_up(struct emitter *e, enum source_type type, uint64_t rows, uint64_t columns)
 {
     struct source_tensor *t = calloc(1, sizeof *t);
     if (!t) {
         e->status = stele_fail(e->err, STELE_SYSTEM, "no memory for the plan");
         return NULL;
     }
-    *t = (struct source_tensor){.type = e->made_up_type, .rank = columns ? 2 : 1, .shape = {rows, columns}};
+    *t = (struct source_tensor){.type = type, .rank = columns ? 2 : 1, .shape = {rows, columns}};
     if (push(e, &e->made_up, &e->made_up_count, sizeof t, &t))
         return t;
     free(t);
@@ -97,7 +97,44 @@ const struct source_tensor *emit_source(struct emitter *e, uint64_t rows, uint64
     if (e->status != STELE_OK)
         return NULL;
     return e->source ? check_source(e, checkpoint_find(e->source, name), name, rows, columns)
-                     : make_up(e, rows, columns);
+                     : make_up(e, e->made_up_type, rows, columns);
+}
+
+/* Finds one of the two tensors of bytes that MXFP4 comes as. */
+static struct source_tensor *find_bytes(struct emitter *e, const char *name, const char *end)
+{
+    char whole[300];
+    snprintf(whole, sizeof whole, "%s_%s", name, end);
+    struct source_tensor *t = checkpoint_find(e->source, whole);
+    if (!t && e->status == STELE_OK)
+        e->status = stele_fail(e->err, STELE_INPUT, "%s: tensor %s is missing", e->source->directory, whole);
+    return t;
+}
+
+const struct source_tensor *emit_source_mxfp4(struct emitter *e, uint64_t experts, uint64_t rows, uint64_t columns,
+                                              const char *format, ...)
+{
+    char name[256];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(name, sizeof name, format, args);
+    va_end(args);
+    if (e->status != STELE_OK)
+        return NULL;
+    if (!e->source)
+        return make_up(e, SOURCE_MXFP4, experts * rows, columns);
+    struct source_tensor *blocks = find_bytes(e, name, "blocks"), *scales = find_bytes(e, name, "scales");
+    if (e->status != STELE_OK)
+        return NULL;
+    if (!source_join_mxfp4(blocks, scales, experts, rows, columns)) {
+        e->status = stele_fail(e->err, STELE_INPUT,
+                               "%s: tensors %s_blocks and %s_scales are not MXFP4 of [%" PRIu64 " x %" PRIu64 " x %" PRIu64
+                               "], as config.json makes them",
+                               blocks->file, name, name, experts, rows, columns);
+        return NULL;
+    }
+    blocks->used = scales->used = true;
+    return blocks;
 }
 
 bool emit_has(const struct emitter *e, const char *format, ...)
@@ -127,7 +164,8 @@ uint64_t parts_rows(const struct part *parts, size_t n)
 static enum tensor_type matrix_type(const struct emitter *e, enum matrix_use use, const struct part *parts, size_t n)
 {
     static const enum tensor_type of_source[] = {
-        [SOURCE_F32] = TENSOR_F32, [SOURCE_F16] = TENSOR_F16, [SOURCE_BF16] = TENSOR_BF16, [SOURCE_OTHER] = TENSOR_F32};
+        [SOURCE_F32] = TENSOR_F32,     [SOURCE_F16] = TENSOR_F16, [SOURCE_BF16] = TENSOR_BF16,
+        [SOURCE_MXFP4] = TENSOR_MXFP4, [SOURCE_U8] = TENSOR_F32,  [SOURCE_OTHER] = TENSOR_F32};
     if (e->weights == TENSOR_Q4 && use == USE_VOCABULARY)
         return TENSOR_Q8;
     if (e->weights >= 0 && !(use == USE_ROUTER && type_quantised((enum tensor_type)e->weights)))
@@ -146,7 +184,8 @@ static uint32_t push_recipe(struct emitter *e, struct recipe *r, const struct pa
     vsnprintf(name, sizeof name, format, args);
     memcpy(r->record.name, name, strlen(name));
     r->record.count = r->record.count ? r->record.count : 1;
-    size_t all = n * r->record.count;
+    r->sets = r->sets ? r->sets : 1;
+    size_t all = n * r->sets;
     r->parts = malloc(all * sizeof *parts);
     if (!r->parts) {
         e->status = stele_fail(e->err, STELE_SYSTEM, "%s: no memory for its plan", name);
@@ -200,7 +239,7 @@ uint32_t emit_bank(struct emitter *e, uint64_t columns, const struct part *gate,
 {
     struct recipe first = {.in_turn = true, .paired = true}, second = {0};
     struct part *both = malloc(2 * (size_t)experts * sizeof *both);
-    first.record.count = second.record.count = experts;
+    first.record.count = second.record.count = first.sets = second.sets = experts;
     if (!both) {
         e->status = stele_fail(e->err, STELE_SYSTEM, "no memory for %" PRIu32 " experts", experts);
         return 0;
@@ -222,6 +261,21 @@ uint32_t emit_bias(struct emitter *e, const struct part *parts, size_t n, bool i
     r.record.layout = LAYOUT_VECTOR;
     r.record.rows = 1;
     r.record.columns = parts_rows(parts, n);
+    va_list args;
+    va_start(args, name);
+    uint32_t index = push_recipe(e, &r, parts, n, name, args);
+    va_end(args);
+    return index;
+}
+
+uint32_t emit_bank_bias(struct emitter *e, const struct part *parts, size_t n, uint32_t experts, bool in_turn,
+                        const char *name, ...)
+{
+    struct recipe r = {.in_turn = in_turn, .sets = experts};
+    r.record.type = TENSOR_F32;
+    r.record.layout = LAYOUT_VECTOR;
+    r.record.rows = 1;
+    r.record.columns = parts_rows(parts, n) * experts;
     va_list args;
     va_start(args, name);
     uint32_t index = push_recipe(e, &r, parts, n, name, args);

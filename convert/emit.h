@@ -20,8 +20,9 @@ struct part {
  * in turn panel by panel. */
 struct recipe {
     struct image_tensor record;
-    struct part *parts; /* [record.count][part_count] */
+    struct part *parts; /* [sets][part_count] */
     size_t part_count;
+    uint32_t sets; /* of a bank, and of the biases of one, a set for each expert; else 1 */
     bool in_turn;
     bool paired; /* a bank whose matrices the next recipe's follow, expert by expert */
     float added; /* vectors: added to each number in binary32 */
@@ -60,6 +61,10 @@ void emit_close(struct emitter *e);
 __attribute__((format(printf, 4, 5))) const struct source_tensor *emit_source(struct emitter *e, uint64_t rows,
                                                                               uint64_t columns, const char *name, ...);
 
+/* The source tensor NAME_blocks with its NAME_scales, MXFP4, as one of experts * rows rows; likewise. */
+__attribute__((format(printf, 5, 6))) const struct source_tensor *
+emit_source_mxfp4(struct emitter *e, uint64_t experts, uint64_t rows, uint64_t columns, const char *name, ...);
+
 /* Whether the source has such a tensor. */
 __attribute__((format(printf, 2, 3))) bool emit_has(const struct emitter *e, const char *name, ...);
 
@@ -72,6 +77,9 @@ uint32_t emit_matrix(struct emitter *e, enum matrix_use use, uint64_t columns, c
 /* A vector joined and padded as the rows of a matrix are, for a bias. */
 uint32_t emit_bias(struct emitter *e, const struct part *parts, size_t n, bool in_turn, const char *name, ...)
     __attribute__((format(printf, 5, 6)));
+/* The biases of a bank, [experts][n] parts, those of an expert as above. */
+uint32_t emit_bank_bias(struct emitter *e, const struct part *parts, size_t n, uint32_t experts, bool in_turn,
+                        const char *name, ...) __attribute__((format(printf, 6, 7)));
 /* The two banks of a set of experts: gate and up in turn, then down, of `ffn` rows and `columns`. gate, up and down have
  * `experts` parts each. The index of the first; the second follows it. */
 uint32_t emit_bank(struct emitter *e, uint64_t columns, const struct part *gate, const struct part *up,

@@ -39,7 +39,7 @@ struct packer {
     void *context; /* of progress */
 };
 
-/* The source row behind a row of the tensor (of an expert's matrix, in a bank); false for padding. */
+/* The source row behind a row of the tensor (of an expert's matrix or bias, in a bank); false for padding. */
 static bool source_row(const struct recipe *r, size_t expert, uint64_t row, struct part *part, uint64_t *at)
 {
     const struct part *parts = r->parts + expert * r->part_count;
@@ -89,7 +89,7 @@ static bool lay_floats(uint8_t *panel, enum tensor_type type, size_t row, const 
 
 static void lay_group(uint8_t *block, enum tensor_type type, size_t groups, size_t row, size_t g, const struct group *group)
 {
-    memcpy(block + block_scale(row, g), &group->scale, sizeof group->scale);
+    memcpy(block + block_scale(type, row, g), &group->scale, sizeof group->scale);
     for (size_t i = 0; i < GROUP; i++) {
         size_t k = g * GROUP + i;
         uint8_t *byte = block + block_weight(type, groups, row, k);
@@ -116,6 +116,27 @@ static bool lay_groups(uint8_t *panel, enum tensor_type type, size_t row, const 
     return fits;
 }
 
+/* Lays row `row` of a panel of mxfp4 from a source of the same, its numbers from index `from` on: bytes move, nothing is
+ * rounded. NULL, or what is wrong with them. */
+static const char *lay_codes(uint8_t *panel, size_t row, const struct source_tensor *source, uint64_t from, size_t k)
+{
+    const uint8_t *scales = source->scales + from / GROUP, *codes = source->bytes + from / 2;
+    const char *wrong = NULL;
+    for (size_t g = 0; g * GROUP < k; g++) {
+        size_t groups;
+        uint8_t *block = panel + panel_block(TENSOR_MXFP4, k, g / BLOCK_GROUPS, &groups);
+        block[block_scale(TENSOR_MXFP4, row, g % BLOCK_GROUPS)] = scales[g];
+        if (scales[g] > MXFP4_SCALE_MAX)
+            wrong = scales[g] == 255 ? "holds a NaN" : "holds a scale above 2^105, the largest of an image's mxfp4";
+        for (size_t i = 0; i < GROUP; i++) {
+            unsigned code = codes[(g * GROUP + i) / 2] >> (i % 2 ? 4 : 0) & 15;
+            uint8_t *byte = block + block_weight(TENSOR_MXFP4, groups, row, (g * GROUP + i) % DOT_BLOCK);
+            *byte = (uint8_t)(*byte | code << (i & 4 ? 4 : 0));
+        }
+    }
+    return wrong;
+}
+
 static void pack_panel(struct packer *p, uint64_t panel, uint8_t *out, float *x, struct fault *fault)
 {
     const struct image_tensor *t = &p->recipe->record;
@@ -125,6 +146,12 @@ static void pack_panel(struct packer *p, uint64_t panel, uint8_t *out, float *x,
         struct part part;
         uint64_t at;
         bool real = panel * PANEL_ROWS + row < t->rows && source_row(p->recipe, p->expert, panel * PANEL_ROWS + row, &part, &at);
+        if (t->type == TENSOR_MXFP4) { /* the padding is code 0 and scale 0 */
+            const char *wrong = real ? lay_codes(out, row, part.tensor, at * k, k) : NULL;
+            if (wrong)
+                blame(fault, panel, wrong, part.tensor, at);
+            continue;
+        }
         if (real)
             source_read(x, part.tensor, at * k, k);
         else
@@ -177,7 +204,7 @@ static enum stele_status pad_to(struct packer *p, struct image_writer *writer, u
 static enum stele_status pack_vector(struct packer *p, struct image_writer *writer)
 {
     const struct recipe *r = p->recipe;
-    size_t n = r->record.columns;
+    size_t n = r->record.columns, rows = n / r->sets;
     float *x = calloc(n + 16, sizeof *x);
     if (!x)
         return stele_fail(p->emitter->err, STELE_SYSTEM, "no memory for %zu numbers", n);
@@ -185,7 +212,7 @@ static enum stele_status pack_vector(struct packer *p, struct image_writer *writ
     for (size_t i = 0; i < n; i++) {
         struct part part;
         uint64_t at;
-        if (!source_row(r, 0, i, &part, &at))
+        if (!source_row(r, i / rows, i % rows, &part, &at))
             continue;
         source_read(&x[i], part.tensor, at, 1);
         if (!isfinite(x[i]) && status == STELE_OK)

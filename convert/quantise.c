@@ -5,13 +5,16 @@
 
 #include "numbers.h"
 
-/* One way to round a group: the integers, their squared error, and the sums that the best scale for them is made of. */
+/* One way to round a group: the integers, their squared error, and the sums that the best scale for
+ * them is made of. */
 struct trial {
     float q[GROUP];
     float error, wq, qq;
 };
 
-enum { LANES = 8 }; /* sums in lanes, so that a compiler can use vectors; the order is fixed, so the bytes are too */
+enum {
+    LANES = 8
+}; /* sums in lanes, so that a compiler can use vectors; the order is fixed, so the bytes are too */
 
 static float sum_lanes(const float *lanes)
 {
@@ -21,7 +24,8 @@ static float sum_lanes(const float *lanes)
     return sum;
 }
 
-static void try_scale(struct trial *out, const float *w, float scale, float low, float high)
+static void try_scale(struct trial *out, const float *w, const float *importance, float scale,
+                      float low, float high)
 {
     float error[LANES] = {0}, wq[LANES] = {0}, qq[LANES] = {0}, inverse = 1.0f / scale;
     for (size_t i = 0; i < GROUP; i += LANES)
@@ -31,9 +35,9 @@ static void try_scale(struct trial *out, const float *w, float scale, float low,
             n = n > high ? high : n;
             n = n + ROUND_MAGIC - ROUND_MAGIC;
             float d = x - n * scale;
-            error[l] += d * d;
-            wq[l] += x * n;
-            qq[l] += n * n;
+            error[l] += importance[i + l] * (d * d);
+            wq[l] += importance[i + l] * (x * n);
+            qq[l] += importance[i + l] * (n * n);
             out->q[i + l] = n;
         }
     out->error = sum_lanes(error);
@@ -73,9 +77,22 @@ bool quantise_q8(struct group *out, const float *w)
     uint16_t scale = scale_of(largest / 127.0f);
     if (scale >= 0x7c00)
         return false;
-    try_scale(&trial, w, float_of_f16(scale), -127, 127);
+    try_scale(&trial, w, w, float_of_f16(scale), -127,
+              127); /* one scale: its error is not looked at */
     take(out, &trial, scale);
     return true;
+}
+
+/* Errors count by rms + |w|: what is large moves the sums more. Measured against equal weights on
+ * two models: KL divergence 3 to 9 % lower (commit message). */
+static void weigh(float *importance, const float *w)
+{
+    float square[LANES] = {0};
+    for (size_t i = 0; i < GROUP; i++)
+        square[i % LANES] += w[i] * w[i];
+    float rms = sqrtf(sum_lanes(square) / GROUP);
+    for (size_t i = 0; i < GROUP; i++)
+        importance[i] = rms + fabsf(w[i]);
 }
 
 bool quantise_q4(struct group *out, const float *w)
@@ -86,8 +103,10 @@ bool quantise_q4(struct group *out, const float *w)
         return true;
     if (f16_of_float(largest / 8) >= 0x7c00)
         return false;
-    /* The largest weight may become anything from 5.5 to 9 steps; each trial is refitted once to its integers, the best
-     * scale for which is sum w q / sum q q. */
+    float importance[GROUP];
+    weigh(importance, w);
+    /* The largest weight may become anything from 5.5 to 9 steps; each trial is refitted once to
+     * its integers, the best scale for which is sum w q / sum q q. */
     for (int step = 0; step < 15; step++) {
         struct trial trial;
         float scale = largest / (5.5f + 0.25f * (float)step);
@@ -95,7 +114,7 @@ bool quantise_q4(struct group *out, const float *w)
             uint16_t half = scale_of(scale);
             if (half >= 0x7c00)
                 break;
-            try_scale(&trial, w, float_of_f16(half), -8, 7);
+            try_scale(&trial, w, importance, float_of_f16(half), -8, 7);
             if (trial.error < best) {
                 best = trial.error;
                 take(out, &trial, half);

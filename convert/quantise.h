@@ -17,7 +17,7 @@ struct group {
 /* 8 bits: q in [-127, 127], scale the binary16 next to largest / 127. False where that is not finite. */
 bool quantise_q8(struct group *out, const float *w);
 
-/* 4 bits: q in [-8, 7], the scale with the least sum of squared errors among those tried. */
+/* 4 bits: q in [-8, 7], the scale with the least weighted sum of squared errors among those tried. */
 bool quantise_q4(struct group *out, const float *w);
 
 #endif

@@ -23,7 +23,7 @@ static const struct {
 } source_types[] = {
     {"F32", SOURCE_F32, 4},    {"F16", SOURCE_F16, 2},    {"BF16", SOURCE_BF16, 2},   {"F64", SOURCE_OTHER, 8},
     {"I64", SOURCE_OTHER, 8},  {"I32", SOURCE_OTHER, 4},  {"I16", SOURCE_OTHER, 2},   {"I8", SOURCE_OTHER, 1},
-    {"U64", SOURCE_OTHER, 8},  {"U32", SOURCE_OTHER, 4},  {"U16", SOURCE_OTHER, 2},   {"U8", SOURCE_OTHER, 1},
+    {"U64", SOURCE_OTHER, 8},  {"U32", SOURCE_OTHER, 4},  {"U16", SOURCE_OTHER, 2},   {"U8", SOURCE_U8, 1},
     {"BOOL", SOURCE_OTHER, 1}, {"F8_E4M3", SOURCE_OTHER, 1}, {"F8_E5M2", SOURCE_OTHER, 1},
 };
 
@@ -284,10 +284,41 @@ struct source_tensor *checkpoint_find(const struct checkpoint *c, const char *na
     return c->tensor_count ? bsearch(&key, c->tensors, c->tensor_count, sizeof key, by_name) : NULL;
 }
 
+static bool has_shape(const struct source_tensor *t, size_t rank, const uint64_t *shape)
+{
+    return t->type == SOURCE_U8 && t->rank == rank && !memcmp(t->shape, shape, rank * sizeof *shape);
+}
+
+bool source_join_mxfp4(struct source_tensor *blocks, const struct source_tensor *scales, uint64_t experts, uint64_t rows,
+                       uint64_t columns)
+{
+    const uint64_t shape[] = {experts, rows, columns / GROUP, GROUP / 2};
+    if (columns % GROUP || !has_shape(blocks, 4, shape) || !has_shape(scales, 3, shape))
+        return false;
+    blocks->type = SOURCE_MXFP4;
+    blocks->scales = scales->bytes;
+    blocks->rank = 2;
+    blocks->shape[0] = experts * rows;
+    blocks->shape[1] = columns;
+    return true;
+}
+
+/* Exact: an integer of at most four bits times a power of two. */
+static float read_mxfp4(const struct source_tensor *t, uint64_t index)
+{
+    unsigned code = t->bytes[index / 2] >> (index % 2 ? 4 : 0) & 15, scale = t->scales[index / GROUP];
+    return scale == 255 ? NAN : (float)integer_of_e2m1(code) * float_of_e8m0((uint8_t)scale);
+}
+
 void source_read(float *out, const struct source_tensor *t, uint64_t from, size_t n)
 {
     if (t->type == SOURCE_F32) {
         memcpy(out, t->bytes + from * 4, n * 4);
+        return;
+    }
+    if (t->type == SOURCE_MXFP4) {
+        for (size_t i = 0; i < n; i++)
+            out[i] = read_mxfp4(t, from + i);
         return;
     }
     for (size_t i = 0; i < n; i++) {

@@ -14,6 +14,8 @@ enum source_type {
     SOURCE_F32,
     SOURCE_F16,
     SOURCE_BF16,
+    SOURCE_MXFP4, /* two tensors of SOURCE_U8, joined by source_join_mxfp4() */
+    SOURCE_U8,    /* bytes, whose meaning the model's family knows; no numbers by themselves */
     SOURCE_OTHER, /* readable header, numbers that stele has no use for; refused where a tensor is wanted */
 };
 
@@ -25,6 +27,7 @@ struct source_tensor {
     size_t rank;
     uint64_t shape[8];
     const uint8_t *bytes; /* in the mapping */
+    const uint8_t *scales; /* of SOURCE_MXFP4: E8M0, one for 32 numbers */
     uint64_t length;
     bool used; /* set by whoever takes it; what nobody takes is reported */
 };
@@ -51,7 +54,13 @@ void checkpoint_close(struct checkpoint *checkpoint);
 /* The tensor of that name, or NULL. */
 struct source_tensor *checkpoint_find(const struct checkpoint *checkpoint, const char *name);
 
-/* n numbers of a float tensor from index `from` on, widened exactly. */
+/* Makes of the bytes [experts][rows][columns / 32][16] of `blocks`, two E2M1 codes each, and of those
+ * [experts][rows][columns / 32] of `scales` one tensor of numbers, [experts * rows][columns], in place of blocks. False, and
+ * nothing is changed, where they are not such tensors. */
+bool source_join_mxfp4(struct source_tensor *blocks, const struct source_tensor *scales, uint64_t experts, uint64_t rows,
+                       uint64_t columns);
+
+/* n numbers of a tensor from index `from` on, widened exactly. */
 void source_read(float *out, const struct source_tensor *tensor, uint64_t from, size_t n);
 
 #endif

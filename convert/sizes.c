@@ -128,16 +128,16 @@ static enum stele_status compile(struct outline *o)
     enum stele_status status = read_config(o);
     if (status == STELE_OK)
         status = choose_family(o, &family);
-    if (status == STELE_OK && json_object_get(o->root, "quantization_config"))
-        status =
-            stele_fail(o->err, STELE_INPUT,
-                       "config.json: quantization_config: quantised checkpoints are not supported");
+    if (status == STELE_OK)
+        status = config_check_quantised(&o->config, false);
     if (status == STELE_OK)
         status = open_tensors(o);
     if (status != STELE_OK)
         return status;
     family->emit(&o->config, &o->emitter);
-    status = config_finish(&o->config);
+    status = config_check_quantised(&o->config, true);
+    if (status == STELE_OK)
+        status = config_finish(&o->config);
     if (status == STELE_OK)
         status = emit_finish(&o->emitter);
     if (status == STELE_OK)

@@ -61,7 +61,7 @@ static enum stele_status usage_error(struct stele_error *err, const char *what, 
 static int weights_of(const char *name)
 {
     for (int type = 0; type < TENSOR_TYPES; type++)
-        if (!strcmp(name, type_name((enum tensor_type)type)))
+        if (type_offered((enum tensor_type)type) && !strcmp(name, type_name((enum tensor_type)type)))
             return type;
     return -1;
 }

@@ -86,7 +86,8 @@ static enum stele_status read_count(uint32_t *out, const char *name, const char 
 static enum stele_status read_weights(int *out, const char *value, struct stele_error *err)
 {
     for (int type = 0; type < TENSOR_TYPES; type++)
-        if (!strcmp(value, type_name((enum tensor_type)type))) {
+        if (type_offered((enum tensor_type)type) &&
+            !strcmp(value, type_name((enum tensor_type)type))) {
             *out = type;
             return STELE_OK;
         }

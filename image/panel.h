@@ -10,6 +10,7 @@
  *   bf16       [k/2][16][2]   pairs of k                  64 bytes a pair: one shift or one mask widens 16 rows
  *   q8, block  scales [groups][16] binary16, padded to 64 bytes, then [k/4][16][4] bytes of w + 128
  *   q4, block  scales likewise, then [k/8][16][4] bytes: k-line 2i in the low, 2i + 1 in the high four bits, w + 8
+ *   mxfp4      as q4, but scales [groups][16] bytes: E8M0; and the four bits are a code: E2M1
  *
  * A k-line is 64 bytes: 4 consecutive k of 16 rows. Rows are padded to 16 and k to 32; padding is weight 0 (stored 128,
  * 8 or 0) and scale 0. The last block of a panel is as long as its groups need. */
@@ -26,6 +27,7 @@ enum {
     KV_BLOCK = 64,      /* positions of a KV block (NUMBERS.md, "Attention") */
     Q8_ZERO = 128,      /* stored byte of weight 0 */
     Q4_ZERO = 8,
+    MXFP4_SCALE_MAX = 232, /* largest scale byte: 2^(232 - 128) (NUMBERS.md says why) */
 };
 
 static inline uint64_t panel_count(uint64_t rows)
@@ -36,19 +38,31 @@ static inline uint64_t panel_count(uint64_t rows)
 /* True for the types whose activations are rounded to 8 bits. */
 static inline bool type_quantised(enum tensor_type type)
 {
-    return type == TENSOR_Q8 || type == TENSOR_Q4;
+    return type == TENSOR_Q8 || type == TENSOR_Q4 || type == TENSOR_MXFP4;
+}
+
+/* True for the quantised types that keep two weights in a byte. */
+static inline bool type_nibbles(enum tensor_type type)
+{
+    return type == TENSOR_Q4 || type == TENSOR_MXFP4;
+}
+
+/* Byte offset, in a quantised block, of the scale of (row, group). */
+static inline size_t block_scale(enum tensor_type type, size_t row, size_t group)
+{
+    return (group * PANEL_ROWS + row) * (type == TENSOR_MXFP4 ? 1 : 2);
 }
 
 /* Bytes of the scales before a block of `groups` groups. */
-static inline size_t block_scale_bytes(size_t groups)
+static inline size_t block_scale_bytes(enum tensor_type type, size_t groups)
 {
-    return round_up(groups * PANEL_ROWS * 2, 64);
+    return round_up(block_scale(type, 0, groups), 64);
 }
 
 /* Bytes of a quantised block of `groups` groups. */
 static inline size_t block_bytes(enum tensor_type type, size_t groups)
 {
-    return block_scale_bytes(groups) + groups * GROUP * PANEL_ROWS / (type == TENSOR_Q4 ? 2 : 1);
+    return block_scale_bytes(type, groups) + groups * GROUP * PANEL_ROWS / (type_nibbles(type) ? 2 : 1);
 }
 
 /* Bytes of one panel of k columns; a multiple of 64. k is at most 2^28, so nothing overflows. */
@@ -77,18 +91,12 @@ static inline size_t panel_block(enum tensor_type type, size_t k, size_t block, 
     return block * block_bytes(type, BLOCK_GROUPS);
 }
 
-/* Byte offset, in a quantised block, of the scale of (row, group). */
-static inline size_t block_scale(size_t row, size_t group)
-{
-    return (group * PANEL_ROWS + row) * 2;
-}
-
-/* Byte offset, in a quantised block, of the weight (row, k), k counted from the block's first; for q4 the byte that holds
- * it, in its high four bits where bit 2 of k is set. */
+/* Byte offset, in a quantised block, of the weight (row, k), k counted from the block's first; for four bits the byte that
+ * holds it, in its high ones where bit 2 of k is set. */
 static inline size_t block_weight(enum tensor_type type, size_t groups, size_t row, size_t k)
 {
-    size_t line = type == TENSOR_Q4 ? k / 8 : k / 4;
-    return block_scale_bytes(groups) + line * 64 + row * 4 + k % 4;
+    size_t line = type_nibbles(type) ? k / 8 : k / 4;
+    return block_scale_bytes(type, groups) + line * 64 + row * 4 + k % 4;
 }
 
 /* A KV block holds 64 positions of one layer. For each KV head, one after the other:

@@ -28,7 +28,8 @@ struct check {
     const char *name;    /* of the file */
     uint32_t index;      /* of the op */
     const struct plan_op *op;
-    bool *written;       /* [slots] */
+    uint32_t *written;   /* [slots]: numbers from the front that this step has written and no other slot has touched */
+    bool *stored;        /* [states]: a rope_kv has written this step's positions */
     struct stele_error *err;
 };
 
@@ -132,12 +133,18 @@ static enum stele_status check_kinds(struct check *c)
 /* An op reads `width` numbers of `slot` from `column` on. */
 static enum stele_status reads(struct check *c, const char *what, uint32_t slot, uint64_t column, uint64_t width)
 {
-    if (!c->written[slot])
-        return REFUSE(c, "%s: slot %" PRIu32 " is read before it is written", what, slot);
     if (column + width > c->plan->slots[slot].width)
         return REFUSE(c, "%s: %" PRIu64 " numbers from %" PRIu64 ", but slot %" PRIu32 " is %" PRIu32 " wide", what,
                       width, column, slot, c->plan->slots[slot].width);
+    if (column + width > c->written[slot])
+        return REFUSE(c, "%s: %" PRIu64 " numbers from %" PRIu64 " of slot %" PRIu32 ", of which %" PRIu32 " are written",
+                      what, width, column, slot, c->written[slot]);
     return STELE_OK;
+}
+
+static bool share_numbers(const struct plan_slot *x, const struct plan_slot *y)
+{
+    return (uint64_t)x->offset + x->stride > y->offset && (uint64_t)y->offset + y->stride > x->offset;
 }
 
 static enum stele_status writes(struct check *c, uint32_t slot, uint64_t width)
@@ -145,7 +152,12 @@ static enum stele_status writes(struct check *c, uint32_t slot, uint64_t width)
     if (width > c->plan->slots[slot].width)
         return REFUSE(c, "out: %" PRIu64 " numbers, but slot %" PRIu32 " is %" PRIu32 " wide", width, slot,
                       c->plan->slots[slot].width);
-    c->written[slot] = true;
+    for (uint32_t s = 0; s < c->plan->counts.slots; s++)
+        if (s != slot && share_numbers(&c->plan->slots[s], &c->plan->slots[slot]))
+            c->written[s] = 0; /* how its rows are hit depends on the rows of a step */
+    width = round_up(width, PANEL_ROWS) < c->plan->slots[slot].width ? round_up(width, PANEL_ROWS) : c->plan->slots[slot].width;
+    if (width > c->written[slot])
+        c->written[slot] = (uint32_t)width;
     return STELE_OK;
 }
 
@@ -153,7 +165,7 @@ static enum stele_status writes(struct check *c, uint32_t slot, uint64_t width)
 static enum stele_status apart(struct check *c, uint32_t a, uint32_t b)
 {
     const struct plan_slot *x = &c->plan->slots[a], *y = &c->plan->slots[b];
-    if ((uint64_t)x->offset + x->stride <= y->offset || (uint64_t)y->offset + y->stride <= x->offset)
+    if (!share_numbers(x, y))
         return STELE_OK;
     return REFUSE(c, "slots %" PRIu32 " and %" PRIu32 " share numbers", a, b);
 }
@@ -189,9 +201,12 @@ static enum stele_status check_norm(struct check *c, const struct plan_norm *op)
         TRY(apart(c, op->in, op->out));
     if (op->residual != PLAN_NONE) {
         TRY(reads(c, "residual", op->residual, op->column, n));
+        TRY(apart(c, op->in, op->residual)); /* `in` is normed in place */
         if (op->residual != op->out)
             TRY(apart(c, op->residual, op->out));
     }
+    if (op->column > c->written[op->out])
+        return REFUSE(c, "column: numbers before %" PRIu32 " of slot %" PRIu32 " are not written", op->column, op->out);
     return writes(c, op->out, op->column + n);
 }
 
@@ -239,6 +254,9 @@ static enum stele_status check_rope_kv(struct check *c, const struct plan_rope_k
         TRY(vector_is(c, "k_norm", op->k_norm, kv->head_dim));
     if (op->rope != PLAN_NONE && (uint64_t)c->plan->ropes[op->rope].pairs * 2 > kv->head_dim)
         return REFUSE(c, "rope: %" PRIu32 " pairs in heads of %" PRIu32, c->plan->ropes[op->rope].pairs, kv->head_dim);
+    if (c->stored[op->kv])
+        return REFUSE(c, "kv: state %" PRIu32 " is stored twice", op->kv);
+    c->stored[op->kv] = true;
     return STELE_OK;
 }
 
@@ -246,6 +264,8 @@ static enum stele_status check_attention(struct check *c, const struct plan_atte
 {
     const struct plan_state *kv = &c->plan->states[op->kv];
     TRY(check_heads(c, op->heads, kv));
+    if (!c->stored[op->kv])
+        return REFUSE(c, "kv: state %" PRIu32 " is read before it is stored", op->kv);
     uint64_t width = (uint64_t)op->heads * kv->head_dim;
     TRY(reads(c, "q", op->qkv, op->q, width));
     TRY(apart(c, op->qkv, op->out));
@@ -300,6 +320,7 @@ static enum stele_status check_experts(struct check *c, const struct plan_expert
     TRY(writes(c, op->gathered, up->columns));
     TRY(writes(c, op->gated, width));
     TRY(writes(c, op->sum, out));
+    c->written[op->gathered] = c->written[op->gated] = 0; /* rows of the last expert only */
     if (op->residual != PLAN_NONE) {
         TRY(reads(c, "residual", op->residual, 0, out));
         if (op->residual != op->out)
@@ -357,10 +378,14 @@ static enum stele_status check_op(struct check *c)
 
 static enum stele_status check_ops(const struct plan *plan, const char *name, struct stele_error *err)
 {
-    bool *written = calloc(plan->counts.slots + (size_t)1, sizeof *written);
-    if (!written)
+    uint32_t *written = calloc(plan->counts.slots + (size_t)1, sizeof *written);
+    bool *stored = calloc(plan->counts.states + (size_t)1, sizeof *stored);
+    if (!written || !stored) {
+        free(written);
+        free(stored);
         return stele_fail(err, STELE_SYSTEM, "%s: no memory for %" PRIu32 " slots", name, plan->counts.slots);
-    struct check c = {.plan = plan, .name = name, .written = written, .err = err};
+    }
+    struct check c = {.plan = plan, .name = name, .written = written, .stored = stored, .err = err};
     enum stele_status status = STELE_OK;
     for (; status == STELE_OK && c.index < plan->counts.ops; c.index++) {
         c.op = &plan->ops[c.index];
@@ -372,6 +397,7 @@ static enum stele_status check_ops(const struct plan *plan, const char *name, st
             status = check_op(&c);
     }
     free(written);
+    free(stored);
     if (status == STELE_OK && plan->ops[plan->counts.ops - 1].code != PLAN_LOGITS)
         status = stele_fail(err, STELE_INPUT, "%s: plan: the last op is not logits", name);
     return status;
@@ -407,13 +433,13 @@ static enum stele_status check_tensors(const struct plan *plan, uint64_t weights
 static enum stele_status check_tables(const struct plan *plan, const char *name, struct stele_error *err)
 {
     const struct plan_header *n = &plan->counts;
-    if (!n->ops || !n->vocabulary || !n->context || n->context > PLAN_CONTEXT_MAX || n->vocabulary > INT32_MAX)
+    if (!n->ops || n->slots > PLAN_SLOTS_MAX || !n->vocabulary || !n->context || n->context > PLAN_CONTEXT_MAX || n->vocabulary > INT32_MAX)
         return stele_fail(err, STELE_INPUT,
                           "%s: plan: %" PRIu32 " ops, vocabulary %" PRIu32 ", context %" PRIu32 ": out of range", name,
                           n->ops, n->vocabulary, n->context);
     for (uint32_t i = 0; i < n->slots; i++) {
         const struct plan_slot *s = &plan->slots[i];
-        if (!s->width || s->width > s->stride || s->stride > 2 * PLAN_WIDTH_MAX || s->stride > n->slot_numbers ||
+        if (!s->width || s->width > PLAN_WIDTH_MAX || s->width > s->stride || s->stride > 2 * PLAN_WIDTH_MAX || s->stride > n->slot_numbers ||
             s->offset > n->slot_numbers - s->stride || s->reserved)
             return stele_fail(err, STELE_INPUT,
                               "%s: plan: slot %" PRIu32 ": width %" PRIu32 ", stride %" PRIu32 ", offset %" PRIu32
@@ -424,7 +450,7 @@ static enum stele_status check_tables(const struct plan *plan, const char *name,
         const struct plan_state *s = &plan->states[i];
         if (s->kind != STATE_KV)
             return stele_fail(err, STELE_INPUT, "%s: plan: state %" PRIu32 ": unknown kind %" PRIu32, name, i, s->kind);
-        if (s->reserved || !s->heads || s->heads > 4096 || !s->head_dim || s->head_dim > 4096 || s->sequence_bytes ||
+        if (s->reserved || !s->heads || s->heads > PLAN_HEADS_MAX || !s->head_dim || s->head_dim > PLAN_HEAD_MAX || s->sequence_bytes ||
             s->position_numbers != s->heads * kv_head_numbers(s->head_dim) / KV_BLOCK)
             return stele_fail(err, STELE_INPUT,
                               "%s: plan: state %" PRIu32 ": %" PRIu32 " heads of %" PRIu32 ", %" PRIu32
@@ -433,7 +459,7 @@ static enum stele_status check_tables(const struct plan *plan, const char *name,
     }
     for (uint32_t i = 0; i < n->ropes; i++) {
         const struct plan_rope *r = &plan->ropes[i];
-        if (!r->pairs || r->pairs > n->constants || r->first > n->constants - r->pairs ||
+        if (!r->pairs || r->pairs > PLAN_HEAD_MAX / 2 || r->pairs > n->constants || r->first > n->constants - r->pairs ||
             r->long_first > n->constants - r->pairs || !is_number(r->magnitude) || !is_number(r->long_magnitude) ||
             r->reserved[0] || r->reserved[1])
             return stele_fail(err, STELE_INPUT,

@@ -15,6 +15,9 @@ enum {
     PLAN_WIDTH_MAX = 1 << 20,  /* numbers of a slot's row, K of a matrix */
     PLAN_CONTEXT_MAX = 1 << 24, /* positions: exact in binary32 */
     PLAN_EXPERTS_MAX = 1024,
+    PLAN_SLOTS_MAX = 1024,
+    PLAN_HEADS_MAX = 4096,
+    PLAN_HEAD_MAX = 4096,       /* head_dim; a rope has half as many pairs at most */
 };
 
 enum plan_code {

@@ -18,14 +18,21 @@ enum tensor_type {
     TENSOR_F16 = 2,
     TENSOR_Q8 = 3, /* 8 bits, symmetric, one binary16 scale for 32 along K */
     TENSOR_Q4 = 4, /* 4 bits, otherwise as Q8 */
+    TENSOR_MXFP4 = 5, /* 4-bit floats (E2M1), one power of two (E8M0) for 32 along K; only from sources that hold it */
     TENSOR_TYPES
 };
 
-/* As --weights spells it. */
+/* As --weights spells it, and inspect. */
 static inline const char *type_name(enum tensor_type type)
 {
-    static const char *const names[TENSOR_TYPES] = {"f32", "bf16", "f16", "q8", "q4"};
+    static const char *const names[TENSOR_TYPES] = {"f32", "bf16", "f16", "q8", "q4", "mxfp4"};
     return type < TENSOR_TYPES ? names[type] : "unknown";
+}
+
+/* True for the types that weights can be turned into; mxfp4 is only kept. */
+static inline bool type_offered(enum tensor_type type)
+{
+    return type != TENSOR_MXFP4;
 }
 
 /* a + b and a * b into *out; false, and *out undefined, where the result does not fit. Sizes come from strangers. */

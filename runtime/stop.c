@@ -26,12 +26,12 @@ size_t stop_ready(const struct stop_search *s, bool end, bool *found)
     *found = false;
     for (size_t i = 0; i < s->count; i++) {
         size_t n = strlen(s->stops[i]);
-        for (size_t at = 0; at < s->bytes && at < ready; at++) {
+        for (size_t at = 0; at < s->bytes && at <= ready; at++) {
             size_t rest = s->bytes - at, common = n < rest ? n : rest;
             if (memcmp(s->held + at, s->stops[i], common) || (common < n && end))
                 continue;
+            *found = common == n || (*found && at == ready);
             ready = at;
-            *found = common == n;
         }
     }
     return ready;

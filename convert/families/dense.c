@@ -202,8 +202,12 @@ static void attention(struct emitter *e, const struct dense *d, unsigned layer)
     uint32_t k_norm = d->head_norm ? layer_vector(e, d, d->head_dim, layer, "self_attn.k_norm") : PLAN_NONE;
     emit_op(e, (struct plan_op){PLAN_ROPE_KV, .rope_kv = {d->qkv, 0, k_column, v_column, heads, q_norm, k_norm,
                                                           d->epsilon, d->layer[layer].rope, state}});
-    emit_op(e, (struct plan_op){PLAN_ATTENTION, .attention = {d->qkv, 0, d->attended, heads, d->attention_scale, state, d->attention_cap,
-                                                              PLAN_NONE}});
+    uint32_t sinks = PLAN_NONE;
+    if (d->sinks)
+        sinks = emit_vector(e, emit_source(e, d->heads, 0, "model.layers.%u.self_attn.sinks", layer), 0,
+                            "layers.%u.sinks", layer);
+    emit_op(e, (struct plan_op){PLAN_ATTENTION, .attention = {d->qkv, 0, d->attended, heads, d->attention_scale, state,
+                                                              d->attention_cap, sinks}});
 
     struct part out = weight_part(e, d->hidden, q, layer, "self_attn.o_proj");
     struct part out_bias = bias_part(e, d->out_bias, d->hidden, layer, "self_attn.o_proj");
@@ -224,7 +228,50 @@ static struct part expert_part(struct emitter *e, uint64_t rows, uint64_t column
     return weight_part(e, rows, columns, layer, name);
 }
 
-static uint32_t expert_banks(struct emitter *e, const struct dense *d, unsigned layer)
+/* The parts of all experts' matrices. */
+static void expert_parts(struct emitter *e, const struct dense *d, unsigned layer, struct part *gate, struct part *up,
+                         struct part *down)
+{
+    const struct dense_experts *x = &d->experts;
+    const struct source_tensor *gate_up = NULL, *all_down = NULL;
+    if (x->mxfp4_gate_up) {
+        gate_up = emit_source_mxfp4(e, x->count, 2 * x->ffn, d->hidden, "model.layers.%u.%s", layer, x->mxfp4_gate_up);
+        all_down = emit_source_mxfp4(e, x->count, d->hidden, x->ffn, "model.layers.%u.%s", layer, x->mxfp4_down);
+    }
+    for (uint32_t i = 0; i < x->count && e->status == STELE_OK; i++) {
+        if (gate_up) {
+            gate[i] = (struct part){gate_up, 2 * x->ffn * i, x->ffn, 2};
+            up[i] = (struct part){gate_up, 2 * x->ffn * i + 1, x->ffn, 2};
+            down[i] = (struct part){all_down, d->hidden * i, d->hidden, 1};
+            continue;
+        }
+        gate[i] = expert_part(e, x->ffn, d->hidden, layer, x->gate, i);
+        up[i] = expert_part(e, x->ffn, d->hidden, layer, x->up, i);
+        down[i] = expert_part(e, d->hidden, x->ffn, layer, x->down, i);
+    }
+}
+
+/* The biases of the two banks, where there are any. */
+static void expert_biases(struct emitter *e, const struct dense *d, unsigned layer, struct part *parts, uint32_t biases[2])
+{
+    const struct dense_experts *x = &d->experts;
+    if (!x->bias)
+        return;
+    const struct source_tensor *gate_up =
+        emit_source(e, x->count, 2 * x->ffn, "model.layers.%u.%s_bias", layer, x->mxfp4_gate_up);
+    const struct source_tensor *down = emit_source(e, x->count, d->hidden, "model.layers.%u.%s_bias", layer, x->mxfp4_down);
+    for (uint32_t i = 0; i < x->count; i++) {
+        parts[2 * i] = (struct part){gate_up, 2 * x->ffn * i, x->ffn, 2};
+        parts[2 * i + 1] = (struct part){gate_up, 2 * x->ffn * i + 1, x->ffn, 2};
+    }
+    biases[0] = emit_bank_bias(e, parts, 2, x->count, true, "layers.%u.experts.gate_up.bias", layer);
+    for (uint32_t i = 0; i < x->count; i++)
+        parts[i] = (struct part){down, d->hidden * i, d->hidden, 1};
+    biases[1] = emit_bank_bias(e, parts, 1, x->count, false, "layers.%u.experts.down.bias", layer);
+}
+
+/* Returns the first of the two banks. */
+static uint32_t expert_banks(struct emitter *e, const struct dense *d, unsigned layer, uint32_t biases[2])
 {
     const struct dense_experts *x = &d->experts;
     struct part *parts = calloc(3 * (size_t)x->count, sizeof *parts);
@@ -233,12 +280,9 @@ static uint32_t expert_banks(struct emitter *e, const struct dense *d, unsigned 
         return 0;
     }
     struct part *gate = parts, *up = gate + x->count, *down = up + x->count;
-    for (uint32_t i = 0; i < x->count && e->status == STELE_OK; i++) {
-        gate[i] = expert_part(e, x->ffn, d->hidden, layer, x->gate, i);
-        up[i] = expert_part(e, x->ffn, d->hidden, layer, x->up, i);
-        down[i] = expert_part(e, d->hidden, x->ffn, layer, x->down, i);
-    }
+    expert_parts(e, d, layer, gate, up, down);
     uint32_t first = e->status == STELE_OK ? emit_bank(e, d->hidden, gate, up, down, x->count, layer) : 0;
+    expert_biases(e, d, layer, parts, biases);
     free(parts);
     return first;
 }
@@ -271,11 +315,14 @@ static void experts(struct emitter *e, const struct dense *d, unsigned layer)
     uint32_t in = before(e, d, layer, d->norm_before_network);
     struct part router = weight_part(e, x->count, d->hidden, layer, x->router);
     uint32_t w = emit_matrix(e, USE_ROUTER, d->hidden, &router, 1, false, "layers.%u.router", layer);
-    emit_op(e, (struct plan_op){PLAN_ROUTER, .router = {in, x->route, w, PLAN_NONE, x->top, x->routing}});
-    uint32_t bank = expert_banks(e, d, layer);
+    struct part router_bias = bias_part(e, x->router_bias, x->count, layer, x->router);
+    uint32_t b = bias(e, x->router_bias, &router_bias, 1, false, "router.bias", layer);
+    emit_op(e, (struct plan_op){PLAN_ROUTER, .router = {in, x->route, w, b, x->top, x->routing}});
+    uint32_t biases[2] = {PLAN_NONE, PLAN_NONE}, bank = expert_banks(e, d, layer, biases);
     emit_op(e, (struct plan_op){PLAN_EXPERTS,
                                 .experts = {in, x->route, d->x, d->x, x->gathered, x->expert_gated, x->sum, bank,
-                                            bank + 1, PLAN_NONE, PLAN_NONE, x->top, d->gate, d->residual_scale, 0}});
+                                            bank + 1, biases[0], biases[1], x->top, d->gate, d->residual_scale,
+                                            x->limit}});
     if (x->shared_ffn)
         shared_expert(e, d, layer, in);
 }

@@ -21,7 +21,11 @@ struct dense_experts {
     uint64_t ffn; /* width of an expert */
     uint32_t routing; /* enum plan_routing */
     const char *router; /* "mlp.gate" */
+    bool router_bias;
     const char *gate, *up, *down; /* with one %u for the expert: "mlp.experts.%u.gate_proj" */
+    const char *mxfp4_gate_up, *mxfp4_down; /* instead: one tensor of all experts' MXFP4, gate and up in turn, row by row */
+    bool bias;               /* of gate and up, and of down: of all experts in one tensor, in the order of its rows */
+    float limit;             /* of ACTIVATION_CLAMPED_GATE */
     uint64_t shared_ffn;     /* width of the shared expert, 0: none */
     const char *shared;      /* "mlp.shared_expert" */
     const char *shared_gate; /* "mlp.shared_expert_gate" */
@@ -36,6 +40,7 @@ struct dense {
     bool qkv_bias, out_bias, mlp_bias;
     bool head_norm;  /* q_norm and k_norm over each head */
     bool whole_norm; /* q_norm and k_norm over all heads at once */
+    bool sinks;      /* one score more for each head */
     float norm_added;                                             /* to each norm weight: 1 where a family stores w - 1 */
     float embedding_scale, attention_scale, residual_scale, logits_scale;
     float attention_cap, logits_cap; /* 0: none */

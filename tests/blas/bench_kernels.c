@@ -36,7 +36,6 @@ enum {
 };
 
 static const size_t decode_bytes = (size_t)192 << 20;
-static const char *const type_names[TENSOR_TYPES] = {"f32", "bf16", "f16", "q8", "q4"};
 
 /* Of this thread on a CPU: what other processes take of the machine's time counts on neither side.
  */
@@ -264,7 +263,7 @@ static void bench_decode(const struct blas_kernels *kernels, enum tensor_type ty
             figure_add(&figures[i], all / s.work_s, bound);
         }
     for (size_t i = 0; i < 3; i++)
-        figure_print(&figures[i], kernels->name, type_names[type], names[i], "GB/s");
+        figure_print(&figures[i], kernels->name, type_name(type), names[i], "GB/s");
     struct guarded *all[] = {&x.f, &x.q, &x.scale, &x.sum};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         guarded_free(all[i]);
@@ -285,7 +284,7 @@ static void bench_prefill(const struct blas_kernels *kernels, enum tensor_type t
         kernels->dot[type](y, y_stride, w, PREFILL_N / PANEL_ROWS, PREFILL_K, &x.x, PREFILL_M);
         figure_add(&figure, 2.0 * PREFILL_M * PREFILL_N * PREFILL_K / (seconds() - start), bound);
     }
-    figure_print(&figure, kernels->name, type_names[type], "prefill", "GOP/s");
+    figure_print(&figure, kernels->name, type_name(type), "prefill", "GOP/s");
     struct guarded *all[] = {&x.f, &x.q, &x.scale, &x.sum};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         guarded_free(all[i]);
@@ -376,7 +375,7 @@ int main(int argc, char **argv)
             (!table && !strcmp(kernels->name, "generic")))
             continue;
         for (size_t t = 0; t < TENSOR_TYPES; t++)
-            if (wanted(type_names[t], type)) {
+            if (wanted(type_name((enum tensor_type)t), type)) {
                 bench_decode(kernels, (enum tensor_type)t, runs);
                 bench_prefill(kernels, (enum tensor_type)t, runs);
             }

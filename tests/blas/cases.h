@@ -116,25 +116,41 @@ static inline uint16_t random_scale(struct rng *r, size_t share)
     return f16_of_float(0.01f + 0.1f * fabsf(rng_float(r)));
 }
 
+/* The same for mxfp4; the smallest two are subnormal. Largest ones times all would overflow. */
+static inline uint8_t random_power(struct rng *r, size_t share)
+{
+    static const uint8_t edges[] = {0, 1, 2, 3, 126, 127, 128, 180};
+    if (rng_below(r, 8) < share)
+        return rng_below(r, 4) ? edges[rng_below(r, sizeof edges)] : MXFP4_SCALE_MAX;
+    return (uint8_t)rng_from(r, 118, 124);
+}
+
 /* Fills one block of a quantised panel: `numbers` k of it are weights, the rest is padding. */
 static inline void random_block(struct rng *r, enum tensor_type type, uint8_t *block, size_t groups,
                                 size_t numbers, size_t share)
 {
-    const int zero = type == TENSOR_Q8 ? Q8_ZERO : Q4_ZERO, limit = type == TENSOR_Q8 ? 255 : 15;
+    const int zero = type == TENSOR_Q8 ? Q8_ZERO : type == TENSOR_Q4 ? Q4_ZERO : 0;
+    const int low = type == TENSOR_Q8 ? 1 : type == TENSOR_Q4 ? 0 : 7; /* of mxfp4: 6 */
+    const int limit = type == TENSOR_Q8 ? 255 : 15;                    /* of mxfp4: -6 */
     memset(block, 0, block_bytes(type, groups));
     for (size_t g = 0; g < groups; g++)
         for (size_t row = 0; row < PANEL_ROWS; row++) {
-            uint16_t scale = random_scale(r, share);
-            memcpy(block + block_scale(row, g), &scale, sizeof scale);
+            uint8_t *at = block + block_scale(type, row, g);
+            if (type == TENSOR_MXFP4) {
+                *at = random_power(r, share);
+            } else {
+                uint16_t scale = random_scale(r, share);
+                memcpy(at, &scale, sizeof scale);
+            }
             size_t kind = rng_below(r, 8);
             for (size_t k = g * GROUP; k < (g + 1) * GROUP; k++) {
                 int w = (int)rng_from(r, type == TENSOR_Q8 ? 1 : 0, (size_t)limit);
                 if (kind < share) /* a group of zeros, or of the largest ones */
-                    w = kind == 0 ? zero : kind == 1 ? limit : type == TENSOR_Q8 ? 1 : 0;
+                    w = kind == 0 ? zero : kind == 1 ? limit : low;
                 if (k >= numbers)
                     w = zero;
                 uint8_t *byte = block + block_weight(type, groups, row, k);
-                *byte = (uint8_t)(type == TENSOR_Q4 && k & 4 ? *byte | w << 4 : *byte | w);
+                *byte = (uint8_t)(type_nibbles(type) && k & 4 ? *byte | w << 4 : *byte | w);
             }
         }
 }

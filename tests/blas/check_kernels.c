@@ -33,8 +33,6 @@ static size_t random_size(struct rng *r, size_t most)
     return n < most ? n : most;
 }
 
-static const char *const type_names[TENSOR_TYPES] = {"f32", "bf16", "f16", "q8", "q4"};
-
 /* The place of the first byte of `got` that is not wanted, -1 of one before it that was written;
  * its end if all is well. */
 static long first_wrong(const struct guarded *want, const struct guarded *got)
@@ -60,7 +58,7 @@ static void dot_compare(const struct blas_kernels *kernels, const struct dot_cas
     dot_case_run(c, &blas_generic, want.p);
     dot_case_run(c, kernels, got.p);
     ASSERT_SAME(want, got, "%s dot %s m=%zu n_panels=%zu k=%zu y_stride=%zu seed=%" PRIu64,
-                kernels->name, type_names[c->type], c->m, c->n_panels, c->k, c->y_stride, seed);
+                kernels->name, type_name(c->type), c->m, c->n_panels, c->k, c->y_stride, seed);
     guarded_free(&want);
     guarded_free(&got);
 }
@@ -107,7 +105,7 @@ START_TEST(dot_at_once_is_one_by_one)
                                    1);
             }
         ASSERT_SAME(single, all, "%s dot %s m=%zu n_panels=%zu k=%zu seed=%" PRIu64, kernels->name,
-                    type_names[type], m, n_panels, k, seed);
+                    type_name(type), m, n_panels, k, seed);
         guarded_free(&all);
         guarded_free(&single);
         dot_case_free(&c);

@@ -21,12 +21,15 @@ static double weight_of(const struct dot_case *c, const uint8_t *panel, size_t r
     }
     size_t groups, offset = panel_block(c->type, c->k, k / DOT_BLOCK, &groups), in = k % DOT_BLOCK;
     const uint8_t *block = panel + offset;
-    int byte = block[block_weight(c->type, groups, row, in)];
+    int byte = block[block_weight(c->type, groups, row, in)], four = in & 4 ? byte >> 4 : byte & 15;
+    if (c->type == TENSOR_MXFP4) {
+        static const double values[8] = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
+        double value = ldexp(values[four & 7], block[block_scale(c->type, row, in / GROUP)] - 127);
+        return four & 8 ? -value : value;
+    }
     uint16_t scale;
-    memcpy(&scale, block + block_scale(row, in / GROUP), sizeof scale);
-    int integer =
-        c->type == TENSOR_Q8 ? byte - Q8_ZERO : (in & 4 ? byte >> 4 : byte & 15) - Q4_ZERO;
-    return integer * (double)float_of_f16(scale);
+    memcpy(&scale, block + block_scale(c->type, row, in / GROUP), sizeof scale);
+    return (c->type == TENSOR_Q8 ? byte - Q8_ZERO : four - Q4_ZERO) * (double)float_of_f16(scale);
 }
 
 static double activation_of(const struct dot_case *c, size_t row, size_t k)

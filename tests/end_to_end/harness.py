@@ -80,12 +80,13 @@ _images = {}
 
 
 def image(source, weights="f32"):
-    """The image of a model: a folder of ../shared/models by name, or a path. Converted once a script."""
+    """The image of a model: a folder of ../shared/models by name, or a path; weights None: in the source's types. Converted
+    once a script."""
     folder = source if isinstance(source, Path) else DATA / "models" / source
     key = (str(folder), weights)
     if key not in _images:
         target = SCRATCH / f"{folder.name}-{len(_images)}.{weights}.stele"
-        stele("convert", folder, "-o", target, "--weights", weights).exits(0)
+        stele("convert", folder, "-o", target, *(["--weights", weights] if weights else [])).exits(0)
         _images[key] = target
     return _images[key]
 

@@ -11,10 +11,11 @@ import numpy as np
 MAGIC = b"stele\r\n\x1a"
 PAGE, CHUNK, NONE = 4096, 2 << 20, 0xFFFFFFFF
 PLAN, TENSORS, TOKENIZER, DEFAULTS, WEIGHTS, DIGESTS, PROVENANCE = range(1, 8)
-F32, BF16, F16, Q8, Q4 = range(5)
+F32, BF16, F16, Q8, Q4, MXFP4 = range(6)
 PANELS, VECTOR = 0, 1
-EMBED, NORM, LINEAR, ROPE_KV, ATTENTION, LOGITS = range(6)
+EMBED, NORM, LINEAR, ROPE_KV, ATTENTION, LOGITS, ROUTER, EXPERTS = range(8)
 TYPES = {"f32": F32, "bf16": BF16, "f16": F16, "q8": Q8, "q4": Q4}
+E2M1 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12])  # twice the values of the codes
 
 _xxh = ctypes.CDLL("libxxhash.so.0")
 
@@ -173,7 +174,8 @@ def unpanel_groups(raw, kind, rows, k):
 
     A panel runs along k in blocks of 256 (8 groups of 32; the last block as many as are left): the block's scales
     [groups][16] binary16, padded to 64 bytes, then k-lines of 64 bytes: q8 [k/4][16][4], w + 128; q4 two of these lines to
-    one, k-line 2i in the low and 2i + 1 in the high four bits, w + 8."""
+    one, k-line 2i in the low and 2i + 1 in the high four bits, w + 8. mxfp4: as q4, but scales are bytes, and what comes
+    back are codes and these bytes."""
     panels, groups = padded(rows, 16) // 16, padded(k, 32) // 32
     q = np.zeros((panels * 16, groups * 32), np.int16)
     scales = np.zeros((panels * 16, groups), np.float32)
@@ -181,16 +183,16 @@ def unpanel_groups(raw, kind, rows, k):
     for p in range(panels):
         for first in range(0, groups, 8):
             n = min(8, groups - first)
-            s = np.frombuffer(raw, "<f2", n * 16, at).reshape(n, 16).T
-            at += padded(n * 32, 64)
-            lines = n * 32 // (8 if kind == Q4 else 4)
+            s = np.frombuffer(raw, "u1" if kind == MXFP4 else "<f2", n * 16, at).reshape(n, 16).T
+            at += padded(n * 16 if kind == MXFP4 else n * 32, 64)
+            lines = n * 32 // (4 if kind == Q8 else 8)
             b = np.frombuffer(raw, "u1", lines * 64, at).reshape(lines, 16, 4).astype(np.int16)
             at += lines * 64
-            if kind == Q4:
-                both = np.stack([(b & 15) - 8, (b >> 4) - 8], axis=1)  # [lines][2][16][4]
-                b = both.reshape(lines * 2, 16, 4)
-            else:
+            if kind == Q8:
                 b = b - 128
+            else:
+                both = np.stack([b & 15, b >> 4], axis=1)  # [lines][2][16][4]
+                b = both.reshape(lines * 2, 16, 4) - (8 if kind == Q4 else 0)
             q[p * 16 : p * 16 + 16, first * 32 : (first + n) * 32] = b.transpose(1, 0, 2).reshape(16, n * 32)
             scales[p * 16 : p * 16 + 16, first : first + n] = s
     assert at == len(raw), (at, len(raw))
@@ -201,17 +203,18 @@ def panel_groups(q, scales, kind):
     """Integers [rows][k] and scales [rows][k/32] (k a multiple of 32) as the panels that unpanel_groups reads."""
     rows, k = q.shape
     q = np.pad(q, [(0, -rows % 16), (0, 0)]).astype(np.int16)
-    scales = np.pad(scales, [(0, -rows % 16), (0, 0)]).astype("<f2")
+    scales = np.pad(scales, [(0, -rows % 16), (0, 0)]).astype("u1" if kind == MXFP4 else "<f2")
     raw = bytearray()
     for p in range(0, len(q), 16):
         for first in range(0, k // 32, 8):
             n = min(8, k // 32 - first)
             s = scales[p : p + 16, first : first + n].T.tobytes()
             lines = q[p : p + 16, first * 32 : (first + n) * 32].reshape(16, n * 8, 4).transpose(1, 0, 2)
-            if kind == Q4:
-                lines = (lines[0::2] + 8) | (lines[1::2] + 8) << 4
-            else:
+            if kind == Q8:
                 lines = lines + 128
+            else:
+                lines = lines + (8 if kind == Q4 else 0)
+                lines = lines[0::2] | lines[1::2] << 4
             raw += s.ljust(padded(len(s), 64), b"\0") + lines.astype("u1").tobytes()
     return bytes(raw)
 
@@ -220,27 +223,28 @@ def panel_groups(q, scales, kind):
 
 
 class Tensor:
-    def __init__(self, name, kind, layout, rows, columns, offset, length):
+    def __init__(self, name, kind, layout, rows, columns, offset, length, stride=0, count=1, reserved=0):
         self.name, self.kind, self.layout, self.rows, self.columns = name, kind, layout, rows, columns
-        self.offset, self.length = offset, length
+        self.offset, self.length, self.stride, self.count, self.reserved = offset, length, stride, count, reserved
 
     def pack(self):
         return struct.pack("<72sIIQQQQQII", self.name.encode(), self.kind, self.layout, self.rows, self.columns,
-                           self.offset, self.length, 0, 1, 0)  # fmt: skip
+                           self.offset, self.length, self.stride, self.count, self.reserved)  # fmt: skip
 
 
 def tensors(image):
     """{name: Tensor} of the section "tensors"."""
     raw, found = image.section(TENSORS).raw, {}
     for at in range(0, len(raw), 128):
-        name, *rest = struct.unpack_from("<72sIIQQQQ", raw, at)
+        name, *rest = struct.unpack_from("<72sIIQQQQQII", raw, at)
         t = Tensor(name.split(b"\0")[0].decode(), *rest)
         found[t.name] = t
     return found
 
 
-def tensor_bytes(image, t):
-    return image.section(WEIGHTS).raw[t.offset : t.offset + t.length]
+def tensor_bytes(image, t, expert=0):
+    at = t.offset + t.stride * expert
+    return image.section(WEIGHTS).raw[at : at + t.length]
 
 
 class Builder:
@@ -270,6 +274,19 @@ class Builder:
 
     def quantised(self, name, q, scales, kind):
         return self._tensor(name, kind, PANELS, *q.shape, panel_groups(q, scales, kind))
+
+    def banks(self, first, second, kind):
+        """Two banks of [(q, scales), …], an expert after the other, each on pages of its own."""
+        raws = [[panel_groups(q, s, kind) for q, s in bank] for bank in (first, second)]
+        stride = padded(len(raws[0][0]) + len(raws[1][0]), PAGE)
+        self.weights += bytes(-len(self.weights) % PAGE)
+        for i, bank in enumerate((first, second)):
+            rows, k = bank[0][0].shape
+            offset = len(self.weights) + (len(raws[0][0]) if i else 0)
+            self.table.append(Tensor(f"bank{i}", kind, PANELS, rows, k, offset, len(raws[i][0]), stride, len(bank)))
+        for a, b in zip(*raws):
+            self.weights += (a + b).ljust(stride, b"\0")
+        return len(self.table) - 2
 
     def vector(self, name, v):
         return self._tensor(name, F32, VECTOR, 1, len(v), np.asarray(v, "<f4").tobytes())

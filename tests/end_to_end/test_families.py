@@ -11,7 +11,7 @@ from harness import *
 FAMILIES = [
     "llama3-rope-scaled", "llama-linear-rope", "llama-yarn-rope", "mistral-swa", "qwen2", "qwen2-yarn", "qwen3",
     "qwen3-headdim", "phi3", "phi3-longrope", "smollm3", "olmo2", "olmo3", "granite", "mixtral", "qwen2-moe", "qwen3-moe",
-    "qwen3-moe-mixed", "gemma2", "gemma3",
+    "qwen3-moe-mixed", "gemma2", "gemma3", "gpt-oss",
 ]  # fmt: skip
 LATER = {"qwen3-next": "Qwen3NextForCausalLM", "granite-hybrid": "GraniteMoeHybridForCausalLM"}
 
@@ -21,9 +21,10 @@ def options(model, ids):
     return ["--context", 32] if model == "phi3-longrope" and len(ids) <= 32 else []
 
 
-def dump(img, ids, *more):
+def dump(img, ids, *more, table=""):
     file = SCRATCH / "family.bin"
-    stele("logprobs", img, "--ids", " ".join(map(str, ids)), "--dump-logits", file, *more).exits(0)
+    r = stele("logprobs", img, "--ids", " ".join(map(str, ids)), "--dump-logits", file, *more, env={"STELE_KERNELS": table})
+    r.exits(0)
     return file.read_bytes()
 
 
@@ -64,6 +65,20 @@ for model in FAMILIES:
             assert len(digests) == 1, f"{model} {weights}: {len(digests)} answers"
             seen |= digests
         assert len(seen) == 2
+
+
+@test(needs=data("models/zoo/gpt-oss"))
+def an_image_of_mxfp4_gives_one_answer_however_the_prompt_is_cut_and_on_every_table():
+    folder = DATA / "models" / "zoo" / "gpt-oss"
+    ids = json.loads((folder / "expected.json").read_text())["inputs"][-1]["ids"]
+    path, digests, seen = image(folder, None), set(), 0
+    for table in ("generic", "avx2", "avx512"):
+        if stele("run", path, "--ids", 1, "-n", 0, "--print", "ids", env={"STELE_KERNELS": table}).code:
+            continue  # not on this CPU
+        for chunk, threads in ((1, 1), (3, 3), (16, 2), (512, 1), (512, 3)):
+            digests.add(hashlib.sha256(dump(path, ids, "--chunk", chunk, "--threads", threads, table=table)).hexdigest())
+            seen += 1
+    assert seen >= 5 and len(digests) == 1, (seen, len(digests))
 
 
 @test(needs=data("models/zoo/mistral-swa"))

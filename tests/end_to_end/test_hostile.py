@@ -327,6 +327,7 @@ def a_field_that_is_not_known_is_refused_by_name_and_ignore_key_goes_on():
 def fields_that_change_the_answer_are_refused_by_name():
     for key, value in (("hidden_act", "gelu"), ("hidden_act", 7), ("attention_bias", "yes"), ("mlp_bias", 1),
                        ("tie_word_embeddings", "no"), ("rope_interleaved", True), ("quantization_config", {"bits": 4}),
+                       ("quantization_config", {"quant_method": "mxfp4"}),
                        ("partial_rotary_factor", 0.5), ("sliding_window", 8), ("attn_logit_softcapping", 50.0),
                        ("logits_scaling", 2.0), ("num_experts", 8), ("pretraining_tp", "x")):  # fmt: skip
         if key == "pretraining_tp":

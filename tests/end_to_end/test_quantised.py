@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""q8 and q4: what stands in the image, what the ops make of it, what it costs in perplexity and saves in bytes."""
+"""q8, q4 and mxfp4: what stands in the image, what the ops make of it, what it costs in perplexity and saves in bytes."""
 import math
 
 import numpy as np
@@ -124,7 +124,7 @@ def rounded_activations(x):
 @test
 def a_quantised_head_written_by_hand_gives_the_float64_oracle_of_its_definition():
     rng = np.random.default_rng(8)
-    for kind, low, high in ((im.Q8, -127, 127), (im.Q4, -8, 7)):
+    for kind, low, high in ((im.Q8, -127, 127), (im.Q4, -8, 7), (im.MXFP4, 0, 15)):
         for k in (32, 96, 256, 288, 1024, 1056):
             v = 37
             table = rng.standard_normal((v, k)).astype("<f4")
@@ -133,6 +133,9 @@ def a_quantised_head_written_by_hand_gives_the_float64_oracle_of_its_definition(
             q = rng.integers(low, high + 1, (v, k))
             scales = (rng.random((v, k // 32)) * 0.01).astype("<f2")
             scales[0, 0] = 2.0**-24
+            if kind == im.MXFP4:
+                scales = rng.integers(118, 126, (v, k // 32))
+                scales[0], scales[1], scales[2] = 0, 1, 140
             b = im.Builder(v, 64)
             x = b.slot(k)
             b.op(im.EMBED, x, b.matrix("embedding", table), 1.0)
@@ -141,6 +144,7 @@ def a_quantised_head_written_by_hand_gives_the_float64_oracle_of_its_definition(
             path.write_bytes(b.image().pack())
             got = logits(path, list(range(v)))
             a, a_scale = rounded_activations(table)
+            q, scales = (im.E2M1[q], 2.0 ** (scales - 128)) if kind == im.MXFP4 else (q, scales)
             isum = np.einsum("agk,wgk->awg", a, q.reshape(v, -1, 32).astype(np.float64))
             want = np.einsum("awg,ag,wg->aw", isum, a_scale.astype(np.float64), scales.astype(np.float64))
             worst = np.abs(got - want).max() / np.abs(want).max()
@@ -164,6 +168,154 @@ def an_embedding_of_integers_written_by_hand_is_integer_times_scale():
     path.write_bytes(b.image().pack())
     want = dequantised(q, scales) @ head.T.astype(np.float64)
     assert np.abs(logits(path, list(range(v))) - want).max() / np.abs(want).max() <= 1e-5
+
+
+@test
+def an_embedding_of_mxfp4_codes_written_by_hand_is_their_value_times_the_scale():
+    rng = np.random.default_rng(10)
+    v, k = 20, 96
+    codes, scales = rng.integers(0, 16, (v, k)), rng.integers(120, 131, (v, 3))
+    b = im.Builder(v, 64)
+    x = b.slot(k)
+    b.op(im.EMBED, x, b.quantised("embedding", codes, scales, im.MXFP4), 1.0)
+    b.op(im.LOGITS, x, b.matrix("head", np.eye(v, k).astype("<f4")), 1.0)
+    path = fresh("embed") / "embed.stele"
+    path.write_bytes(b.image().pack())
+    value = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6])[codes]
+    want = value * 2.0 ** (np.repeat(scales, 32, axis=1) - 127)
+    assert (logits(path, list(range(v))) == want[:, :v]).all()
+
+
+@test
+def experts_of_mxfp4_written_by_hand_give_the_float64_oracle_of_their_definition():
+    rng = np.random.default_rng(11)
+    v = hidden = 96
+    ffn, count, top, limit = 64, 8, 3, 2.5
+
+    def bank(rows, k):
+        return [(rng.integers(0, 16, (rows, k)), rng.integers(121, 125, (rows, k // 32))) for _ in range(count)]
+
+    up, down = bank(2 * ffn, hidden), bank(hidden, ffn)
+    up_bias, down_bias = rng.standard_normal((count, 2 * ffn)).astype("<f4"), rng.standard_normal((count, hidden)).astype("<f4")
+    table, router = rng.standard_normal((v, hidden)).astype("<f4"), rng.standard_normal((count, hidden)).astype("<f4")
+    router_bias = rng.standard_normal(16).astype("<f4")
+    b = im.Builder(v, 128)
+    x, route, gathered, gated, total = b.slot(hidden), b.slot(2 * top), b.slot(hidden), b.slot(ffn), b.slot(hidden)
+    b.op(im.EMBED, x, b.matrix("embedding", table), 1.0)
+    b.op(im.ROUTER, x, route, b.matrix("router", router), b.vector("router.bias", router_bias), top, 2)
+    banks = b.banks(up, down, im.MXFP4)
+    biases = b.vector("up.bias", up_bias.ravel()), b.vector("down.bias", down_bias.ravel())
+    b.op(im.EXPERTS, x, route, x, x, gathered, gated, total, banks, banks + 1, *biases, top, 3, 1.0, limit)
+    b.op(im.LOGITS, x, b.matrix("head", np.eye(v).astype("<f4")), 1.0)
+    path = fresh("experts") / "experts.stele"
+    path.write_bytes(b.image().pack())
+    got = logits(path, list(range(v)))
+
+    def product(x, q, scales):
+        a, a_scale = rounded_activations(x.astype("<f4"))
+        isum = np.einsum("agk,wgk->awg", a, im.E2M1[q].reshape(len(q), -1, 32).astype(np.float64))
+        return np.einsum("awg,ag,wg->aw", isum, a_scale.astype(np.float64), 2.0 ** (scales - 128))
+
+    scores = table.astype(np.float64) @ router.T + router_bias[:count]
+    want, near = table.astype(np.float64), np.zeros(v, bool)
+    for i in range(v):
+        chosen = np.sort(np.argsort(-scores[i])[:top])
+        weights = np.exp(scores[i, chosen] - scores[i].max())
+        for e, w in zip(chosen, weights / weights.sum()):
+            both = (product(table[i : i + 1], *up[e]) + up_bias[e]).reshape(-1, 2, 16)  # panels of gate and up in turn
+            gate, lift = np.minimum(both[:, 0].ravel(), limit), np.clip(both[:, 1].ravel(), -limit, limit)
+            mid = (gate / (1 + np.exp(-1.702 * gate)) * (lift + 1))[None]
+            step = np.abs(mid.reshape(-1, 32)).max(-1, keepdims=True) / 127
+            near[i] |= (np.abs(np.abs(mid.reshape(-1, 32) / step % 1) - 0.5) < 1e-4).any()  # either integer is right
+            want[i] += w * (product(mid, *down[e]) + down_bias[e])[0]
+    assert near.sum() < v / 2
+    worst = (np.abs(got - want)[~near]).max() / np.abs(want).max()
+    assert worst <= 1e-5, f"off by {worst:.1e}"
+
+
+# ---- gpt-oss: weights that come as MXFP4 ----
+
+GPT_OSS = data("models/zoo/gpt-oss")
+BANKS = {"gate_up": "mlp.experts.gate_up_proj", "down": "mlp.experts.down_proj"}
+
+
+def mxfp4_source(name):
+    """Codes [expert][rows][k] and scale bytes [expert][rows][k/32] of a tensor of the checkpoint."""
+    t = read_safetensors(GPT_OSS / "model.safetensors")
+    _, shape, raw = t[name + "_blocks"]
+    blocks = np.frombuffer(raw, "u1").reshape(shape)
+    codes = np.stack([blocks & 15, blocks >> 4], axis=-1).reshape(*shape[:2], -1)
+    return codes, np.frombuffer(t[name + "_scales"][2], "u1").reshape(t[name + "_scales"][1])
+
+
+def parted(x):
+    """Rows of gate and up in turn as an image has them: panel by panel (their number is a multiple of 16)."""
+    return np.stack([x[0::2].reshape(-1, 16, x.shape[1]), x[1::2].reshape(-1, 16, x.shape[1])], 1).reshape(x.shape)
+
+
+@test(needs=GPT_OSS)
+def codes_and_scales_of_gpt_oss_stand_in_the_image_as_in_the_checkpoint():
+    f = im.ImageFile.read(image(GPT_OSS, None))
+    kinds = {n: t.kind for n, t in im.tensors(f).items() if t.layout == im.PANELS}
+    assert {k for n, k in kinds.items() if "experts" in n} == {im.MXFP4}
+    assert {k for n, k in kinds.items() if "experts" not in n} == {im.BF16}
+    for layer in range(3):
+        for short, name in BANKS.items():
+            codes, scales = mxfp4_source(f"model.layers.{layer}.{name}")
+            t = im.tensors(f)[f"layers.{layer}.experts.{short}"]
+            assert t.count == 8 and t.stride % 4096 == 0
+            for e in range(t.count):
+                got, got_scales = im.unpanel_groups(im.tensor_bytes(f, t, e), t.kind, t.rows, t.columns)
+                want, want_scales = (parted(codes[e]), parted(scales[e])) if short == "gate_up" else (codes[e], scales[e])
+                assert (got == want).all() and (got_scales == want_scales).all(), (layer, short, e)
+
+
+@test(needs=GPT_OSS)
+def experts_of_gpt_oss_as_f32_and_bf16_are_exactly_what_the_codes_stand_for():
+    for weights in ("f32", "bf16"):
+        f = im.ImageFile.read(image(GPT_OSS, weights))
+        for short, name in BANKS.items():
+            codes, scales = mxfp4_source(f"model.layers.1.{name}")
+            t = im.tensors(f)[f"layers.1.experts.{short}"]
+            for e in (0, 7):
+                want = im.E2M1[codes[e]] * 2.0 ** (np.repeat(scales[e].astype(int), 32, axis=1) - 128)
+                got = im.unpanel_floats(im.tensor_bytes(f, t, e), t.kind, t.rows, t.columns)
+                assert (got == (parted(want) if short == "gate_up" else want)).all(), (weights, short, e)
+
+
+def gpt_oss_with(name, change):
+    """The checkpoint with one tensor (dtype, shape, bytearray) changed."""
+    folder = fresh("gpt-oss")
+    t = read_safetensors(GPT_OSS / "model.safetensors")
+    t[name] = change(*t[name][:2], bytearray(t[name][2]))
+    write_safetensors(folder / "model.safetensors", t)
+    shutil.copy(GPT_OSS / "config.json", folder)
+    return folder
+
+
+@test(needs=GPT_OSS)
+def scales_that_are_no_number_or_too_large_are_refused_with_the_tensor_named():
+    name = "model.layers.1.mlp.experts.down_proj"
+    for scale, options, says in ((255, (), "NaN"), (255, ("--weights", "f32"), "NaN"), (233, (), "2^105")):
+
+        def change(dtype, shape, raw):
+            raw[-1] = scale
+            return dtype, shape, bytes(raw)
+
+        target = SCRATCH / "scale.stele"
+        folder = gpt_oss_with(name + "_scales", change)
+        stele("convert", folder, "-o", target, "-f", *options).exits(3, name + "_blocks", "row 511", says)
+        assert not target.exists()
+
+
+@test(needs=GPT_OSS)
+def mxfp4_of_another_shape_or_type_is_refused_with_the_tensor_named():
+    name, target = "model.layers.0.mlp.experts.gate_up_proj", SCRATCH / "shape.stele"
+    changes = [lambda d, s, r: (d, [s[0], s[1], s[2] * s[3]], r), lambda d, s, r: ("I8", s, r),
+               lambda d, s, r: (d, [s[0], s[1] // 2, s[2], 2 * s[3]], r), lambda d, s, r: (d, [], b"\0")]  # fmt: skip
+    for change in changes:
+        stele("convert", gpt_oss_with(name + "_blocks", change), "-o", target).exits(3, name)
+    stele("convert", gpt_oss_with(name + "_scales", lambda d, s, r: (d, s[:2] + [1], r[::2])), "-o", target).exits(3, name)
 
 
 # ---- what it costs and saves ----

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* GptOssForCausalLM: every network a set of experts with biases and a clamped gate, their weights
+ * MXFP4, which an image keeps as they are; attention with sinks and biases, every other layer with
+ * a window; YaRN. */
+#include "dense.h"
+
+static struct dense_experts read_experts(struct config *c, const struct dense *d)
+{
+    struct dense_experts x = {
+        .count = (uint32_t)config_need_count(c, "num_local_experts", PLAN_EXPERTS_MAX),
+        .top = (uint32_t)config_need_count(c, "num_experts_per_tok", PLAN_EXPERTS_MAX),
+        .ffn = d->ffn,
+        .routing = ROUTING_CHOSEN,
+        .router = "mlp.router",
+        .router_bias = true,
+        .mxfp4_gate_up = "mlp.experts.gate_up_proj",
+        .mxfp4_down = "mlp.experts.down_proj",
+        .bias = true,
+        .limit = (float)config_number(c, "swiglu_limit", 7),
+    };
+    if (!(x.limit > 0))
+        config_refuse(c, "swiglu_limit", "a number above 0 is needed");
+    return x;
+}
+
+static void emit_gpt_oss(struct config *c, struct emitter *e)
+{
+    static const char *const neutral[] = {
+        "experts_per_token",      /* another name of num_experts_per_tok */
+        "hidden_act",             /* the gate is the clamped one, whatever it says */
+        "initial_context_length", /* the RoPE object has it */
+        "quantization_config",    /* of kind mxfp4, and which tensors are is fixed */
+        "router_aux_loss_coef",
+        NULL,
+    };
+    struct dense d = dense_config(c, false, 131072);
+    config_known(c, neutral);
+    config_need_count(c, "head_dim", 4096);
+    d.epsilon = (float)config_number(c, "rms_norm_eps", 1e-5);
+    d.qkv_bias = d.out_bias = config_flag(c, "attention_bias", true);
+    d.sinks = true;
+    d.gate = ACTIVATION_CLAMPED_GATE;
+    d.experts = read_experts(c, &d);
+    for (uint64_t i = 0; d.layer && i < d.layers; i++)
+        d.layer[i].experts = true;
+    if (!config_value(c, "rope_scaling") && !config_value(c, "rope_parameters"))
+        config_refuse(c, "rope_scaling",
+                      "transformers takes a YaRN of its own where none is given; write it down");
+    dense_rope(&d, emit_config_rope(c, e, 150000, (uint32_t)d.head_dim / 2));
+    uint32_t window = dense_sliding_window(c);
+    if (!dense_layer_types(c, &d, window))
+        config_refuse(c, "layer_types", "it is missing");
+    emit_dense(c, e, &d);
+    dense_close(&d);
+}
+
+const struct family family_gpt_oss = {"GptOssForCausalLM", emit_gpt_oss};
