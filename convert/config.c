@@ -75,7 +75,6 @@ static const char *const neutral_keys[] = {
     "chunk_size_feed_forward",
     "finetuning_task",
     "prefix",
-    "pruned_heads",
     "tf_legacy_loss",
     "torchscript",
     "use_bfloat16",
@@ -232,7 +231,7 @@ enum stele_status config_check_quantised(struct config *c, bool emitted)
     const json_t *quantised = json_object_get(c->root, "quantization_config");
     const char *method = json_string_value(json_object_get(quantised, "quant_method"));
     bool known = !emitted || json_object_get(c->known, "quantization_config");
-    if (!quantised || (method && !strcmp(method, "mxfp4") && known))
+    if (!quantised || json_is_null(quantised) || (method && !strcmp(method, "mxfp4") && known))
         return STELE_OK;
     return c->status = stele_fail(c->err, STELE_INPUT, "%s: quantization_config: quantised checkpoints are not supported",
                                   c->path);
@@ -253,6 +252,14 @@ static bool is_ignored(const struct config *c, const char *key)
     return false;
 }
 
+/* A line on stderr; the key is a stranger's, so it is escaped as in an error. */
+static void note(const char *path, const char *key)
+{
+    struct stele_error text;
+    stele_fail(&text, STELE_OK, "%s: %s is not known to stele and ignored", path, key);
+    fprintf(stderr, "stele convert: %s\n", text.text);
+}
+
 enum stele_status config_finish(struct config *c)
 {
     const char *key;
@@ -263,7 +270,7 @@ enum stele_status config_finish(struct config *c)
         if (json_object_get(c->known, key))
             continue;
         if (says_nothing(value) || is_ignored(c, key))
-            fprintf(stderr, "stele-convert: %s: %s is not known to stele and ignored\n", c->path, key);
+            note(c->path, key);
         else {
             char text[64];
             c->status = stele_fail(c->err, STELE_INPUT,

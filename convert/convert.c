@@ -130,9 +130,11 @@ static void report_unused(const struct conversion *v)
             first = first ? first : v->checkpoint.tensors[i].name;
             unused++;
         }
-    if (unused)
-        fprintf(stderr, "stele-convert: %zu tensors are not part of the model and left out, the first is %s\n", unused,
-                first);
+    struct stele_error text; /* escapes the name */
+    if (!unused)
+        return;
+    stele_fail(&text, STELE_OK, "%zu tensors are not part of the model and left out, the first is %s", unused, first);
+    fprintf(stderr, "stele convert: %s\n", text.text);
 }
 
 static bool has_template(const struct conversion *v)
@@ -202,7 +204,11 @@ static enum stele_status write_image(struct conversion *v)
     if (status == STELE_OK)
         status = image_write_digests(v->writer, v->err);
     if (status == STELE_OK)
+        status = provenance_build(&v->provenance, v->options, &v->checkpoint, v->err);
+    if (status == STELE_OK)
         status = image_write_section(v->writer, SECTION_PROVENANCE, v->provenance, strlen(v->provenance), v->err);
+    if (status == STELE_OK)
+        status = checkpoint_unchanged(&v->checkpoint, v->err);
     if (status != STELE_OK)
         return status;
     struct image_writer *writer = v->writer;
@@ -218,8 +224,6 @@ enum stele_status convert_checkpoint(const struct convert_options *options, stru
         status = compile(&v);
     if (status == STELE_OK)
         status = compile_text(&v);
-    if (status == STELE_OK)
-        status = provenance_build(&v.provenance, options, &v.checkpoint, err);
     if (status == STELE_OK)
         status = write_image(&v);
     if (status == STELE_OK)

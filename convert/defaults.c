@@ -2,6 +2,7 @@
 #include "defaults.h"
 
 #include <errno.h>
+#include <float.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -112,7 +113,7 @@ static void check_unknown(struct reader *r)
     const char *key;
     json_t *value;
     json_object_foreach((json_t *)(uintptr_t)r->root, key, value) {
-        bool silent = json_is_null(value) || json_is_false(value) || (json_is_number(value) && !json_number_value(value));
+        bool silent = json_is_null(value) || json_is_false(value) || (json_is_number(value) && json_number_value(value) == 0);
         if (!silent && !is_known(key))
             refuse(r, key, "stele does not know what this changes; remove it from the file to go on");
     }
@@ -172,6 +173,9 @@ static void read_sampling(struct reader *r, struct image_defaults *d)
     d->top_p = number(r, "top_p", 0, 0, 1);
     d->min_p = number(r, "min_p", 0, 0, 1);
     d->repeat_penalty = number(r, "repetition_penalty", 0, 0x1p-20, 0x1p20);
+    const json_t *top_p = json_object_get(r->root, "top_p");
+    if (json_is_number(top_p) && d->top_p == 0)
+        d->top_p = FLT_MIN; /* keeps one: not "off" */
     d->top_p = d->top_p == 1 ? 0 : d->top_p;
     d->repeat_penalty = d->repeat_penalty == 1 ? 0 : d->repeat_penalty;
     check_lacking(r);

@@ -177,7 +177,7 @@ static enum tensor_type matrix_type(const struct emitter *e, enum matrix_use use
     return type;
 }
 
-static uint32_t push_recipe(struct emitter *e, struct recipe *r, const struct part *parts, size_t n, const char *format,
+__attribute__((format(printf, 5, 0))) static uint32_t push_recipe(struct emitter *e, struct recipe *r, const struct part *parts, size_t n, const char *format,
                             va_list args)
 {
     char name[IMAGE_NAME_MAX];

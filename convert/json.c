@@ -15,12 +15,13 @@
 static const off_t FILE_BYTES_MAX = 256 << 20;
 
 /* Python writes Infinity, -Infinity and NaN, which JSON has not. Outside strings the words become numbers of the same
- * length that jansson reads: about the largest binary64 for infinity, 0 for NaN (no field that stele reads may be NaN). */
+ * length that jansson reads: about the largest binary64 for infinity, an empty list for NaN,
+ * which no field of numbers takes. */
 static void replace_python_words(char *bytes, size_t length)
 {
     static const struct {
         const char *word, *by;
-    } words[] = {{"Infinity", "1.79e308"}, {"NaN", "0.0"}};
+    } words[] = {{"Infinity", "1.79e308"}, {"NaN", "[ ]"}};
     bool in_string = false;
     for (size_t i = 0; i < length; i++) {
         if (bytes[i] == '"')

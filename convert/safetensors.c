@@ -160,6 +160,7 @@ static enum stele_status map_shard(struct source_file *file, const char *directo
         else {
             file->bytes = bytes;
             file->length = (uint64_t)st.st_size;
+            file->mtime = st.st_mtim;
         }
     }
     free(path);
@@ -276,6 +277,18 @@ void checkpoint_close(struct checkpoint *c)
     free(c->tensors);
     free(c->files);
     *c = (struct checkpoint){0};
+}
+
+enum stele_status checkpoint_unchanged(const struct checkpoint *c, struct stele_error *err)
+{
+    for (size_t i = 0; i < c->file_count; i++) {
+        const struct source_file *f = &c->files[i];
+        struct stat st;
+        if (fstat(f->fd, &st) || (uint64_t)st.st_size != f->length || st.st_mtim.tv_sec != f->mtime.tv_sec ||
+            st.st_mtim.tv_nsec != f->mtime.tv_nsec)
+            return stele_fail(err, STELE_DAMAGED, "%s: the file was changed while it was converted", f->name);
+    }
+    return STELE_OK;
 }
 
 struct source_tensor *checkpoint_find(const struct checkpoint *c, const char *name)

@@ -6,6 +6,7 @@
 #define CONVERT_SAFETENSORS_H
 
 #include <stddef.h>
+#include <time.h>
 
 #include "error.h"
 #include "types.h"
@@ -36,6 +37,7 @@ struct source_file {
     char *name; /* base name */
     const uint8_t *bytes;
     uint64_t length;
+    struct timespec mtime;
     int fd;
 };
 
@@ -50,6 +52,9 @@ struct checkpoint {
 /* Opens the checkpoint in `directory` (which must live as long). STELE_INPUT names file, tensor and what is wrong. */
 enum stele_status checkpoint_open(struct checkpoint *out, const char *directory, struct stele_error *err);
 void checkpoint_close(struct checkpoint *checkpoint);
+
+/* STELE_OK if no file was changed since it was opened; else STELE_DAMAGED naming it. */
+enum stele_status checkpoint_unchanged(const struct checkpoint *checkpoint, struct stele_error *err);
 
 /* The tensor of that name, or NULL. */
 struct source_tensor *checkpoint_find(const struct checkpoint *checkpoint, const char *name);

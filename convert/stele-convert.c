@@ -2,6 +2,7 @@
 /* `stele convert`: options, progress, exit code. */
 #include <getopt.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -95,7 +96,7 @@ static enum stele_status read_options(struct convert_options *o, const char **ig
             break;
         case 'h':
             fputs(usage, stdout);
-            exit(0);
+            exit(fflush(stdout) ? STELE_SYSTEM : STELE_OK);
         case OPTION_WEIGHTS:
             if ((o->weights = weights_of(optarg)) < 0)
                 return usage_error(err, "--weights takes f32, bf16, f16, q8 or q4, not", optarg);
@@ -103,7 +104,7 @@ static enum stele_status read_options(struct convert_options *o, const char **ig
         case OPTION_THREADS: {
             char *end;
             unsigned long threads = strtoul(optarg, &end, 10);
-            if (*end || !threads || threads > THREADS_MAX)
+            if (*optarg < '0' || *optarg > '9' || *end || !threads || threads > THREADS_MAX)
                 return usage_error(err, "--threads takes a number from 1 to 256, not", optarg);
             o->threads = threads;
             break;
@@ -125,9 +126,21 @@ static enum stele_status read_options(struct convert_options *o, const char **ig
     return o->target ? STELE_OK : stele_fail(err, STELE_USAGE, "no target is named; -o IMAGE does");
 }
 
+/* A source file became shorter under the mapping, or its disk fails. The image has no name yet, so nothing is left. */
+static void on_sigbus(int number)
+{
+    static const char text[] = "stele convert: a source file was cut short or cannot be read; nothing was written\n";
+    (void)number;
+    ssize_t ignored = write(STDERR_FILENO, text, sizeof text - 1);
+    (void)ignored;
+    _exit(STELE_DAMAGED);
+}
+
 int main(int argc, char **argv)
 {
     hold_standard_descriptors();
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error with a sentence */
+    signal(SIGBUS, on_sigbus);
     const char *ignored[IGNORED_MAX] = {NULL};
     struct stele_error err = {0};
     struct progress progress = {.terminal = isatty(STDERR_FILENO)};

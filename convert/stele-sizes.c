@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -148,7 +149,7 @@ static enum stele_status read_options(struct settings *s, const char **ignored, 
             break;
         case 'h':
             fputs(usage, stdout);
-            exit(0);
+            exit(fflush(stdout) ? STELE_SYSTEM : STELE_OK);
         case ':':
             return usage_error(err, "a value is missing behind", argv[optind - 1]);
         default:
@@ -404,6 +405,7 @@ static enum stele_status sizes(const struct settings *s, struct stele_error *err
 int main(int argc, char **argv)
 {
     hold_standard_descriptors();
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error with a sentence */
     const char *ignored[IGNORED_MAX] = {NULL};
     struct stele_error err = {0};
     struct settings settings = {.source = {.weights = -1, .ignored_keys = ignored}};

@@ -57,6 +57,10 @@ static enum stele_status check_sections(const struct image *image, struct stele_
 static enum stele_status check_header(struct image *image, struct stele_error *err)
 {
     const struct image_header *h = &image->header;
+    size_t have = image->length < sizeof h->magic ? (size_t)image->length : sizeof h->magic;
+    if (!memcmp(image->bytes, IMAGE_MAGIC, have) && image->length < 2 * IMAGE_PAGE)
+        return stele_fail(err, STELE_DAMAGED, "%s: %" PRIu64 " bytes are not even its header; cut short, copy it again",
+                          image->name, image->length);
     if (image->length < 2 * IMAGE_PAGE || memcmp(h->magic, IMAGE_MAGIC, sizeof h->magic))
         return stele_fail(err, STELE_INPUT, "%s: not a stele image; `stele convert` makes one of a checkpoint",
                           image->name);

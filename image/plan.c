@@ -333,7 +333,7 @@ static enum stele_status check_gate(struct check *c, const struct plan_gate *op)
 {
     const struct image_tensor *weight = &c->plan->tensors[op->weight];
     uint64_t width = c->plan->slots[op->out].width;
-    if (weight->rows > PANEL_ROWS)
+    if (weight->rows != 1)
         return REFUSE(c, "weight: %" PRIu64 " rows instead of one", weight->rows);
     TRY(reads(c, "in", op->in, 0, weight->columns));
     TRY(reads(c, "branch", op->branch, 0, width));

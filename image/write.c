@@ -18,6 +18,7 @@
 struct image_writer {
     char *path;      /* the target, links followed */
     char *temporary; /* name of the file being written; NULL while it has none */
+    bool replace;
     int fd;
     uint64_t at;     /* bytes written so far */
     struct image_header header;
@@ -76,6 +77,8 @@ static enum stele_status open_target(struct image_writer *w, const char *path, b
 {
     struct stat st;
     bool exists = !stat(path, &st);
+    if (!exists && !lstat(path, &st))
+        return stele_fail(err, STELE_USAGE, "%s: a symbolic link to nothing", path);
     w->path = exists ? realpath(path, NULL) : strdup(path);
     if (!w->path)
         return stele_fail(err, STELE_SYSTEM, "%s: %s", path, strerror(errno));
@@ -99,6 +102,7 @@ enum stele_status image_begin(struct image_writer **out, const char *path, bool 
         return stele_fail(err, STELE_SYSTEM, "%s: no memory to write it", path);
     }
     w->fd = -1;
+    w->replace = replace;
     w->at = 2 * IMAGE_PAGE;
     memcpy(w->header.magic, IMAGE_MAGIC, sizeof w->header.magic);
     w->header.version = IMAGE_VERSION;
@@ -214,12 +218,24 @@ static void sync_directory(const char *path)
     free(copy);
 }
 
-/* Gives the nameless file a name beside the target, then renames it over the target. */
+static enum stele_status exists_now(const struct image_writer *w, struct stele_error *err)
+{
+    return stele_fail(err, STELE_USAGE, "%s: exists; -f replaces it", w->path);
+}
+
+/* Gives the file its name: where nothing may be replaced by a link, which refuses to; else beside the target first, then
+ * renamed over it. */
 static enum stele_status place(struct image_writer *w, struct stele_error *err)
 {
     if (!w->temporary) {
         char from[64];
         snprintf(from, sizeof from, "/proc/self/fd/%d", w->fd);
+        if (!w->replace) {
+            if (linkat(AT_FDCWD, from, AT_FDCWD, w->path, AT_SYMLINK_FOLLOW))
+                return errno == EEXIST ? exists_now(w, err) : failed(w, err);
+            sync_directory(w->path);
+            return STELE_OK;
+        }
         if (asprintf(&w->temporary, "%s.%ld.part", w->path, (long)getpid()) < 0) {
             w->temporary = NULL;
             return stele_fail(err, STELE_SYSTEM, "%s: no memory", w->path);
@@ -232,8 +248,9 @@ static enum stele_status place(struct image_writer *w, struct stele_error *err)
             return status;
         }
     }
-    if (rename(w->temporary, w->path))
-        return failed(w, err);
+    if (renameat2(AT_FDCWD, w->temporary, AT_FDCWD, w->path, w->replace ? 0 : RENAME_NOREPLACE) &&
+        (w->replace || errno != EINVAL || rename(w->temporary, w->path))) /* EINVAL: the file system lacks the flag */
+        return errno == EEXIST ? exists_now(w, err) : failed(w, err);
     free(w->temporary);
     w->temporary = NULL;
     sync_directory(w->path);

@@ -43,7 +43,7 @@ struct verb {
     const struct cmd_option *options;  /* for help; ends with name NULL; may be NULL */
 };
 
-/* Reads options up to the first operand; "--" ends them; "--name=value" and "--name value" are one. Operands go to
+/* Reads options and operands, in any order; "--" ends the options; "--name=value" and "--name value" are one. Operands go to
  * `operands` in order, at most `most` (STELE_USAGE names the one too many). *count is their number. */
 enum stele_status cmd_options(const struct cmd_option *options, int argc, char **argv, const char **operands, size_t most,
                               size_t *count, struct stele_error *err);
@@ -62,7 +62,7 @@ enum stele_status cmd_text(const char *operand, const char *what, const char **t
 /* Ids as "1 2 3" (blanks and commas between them) into malloc'ed *ids. */
 enum stele_status cmd_ids(const char *text, uint32_t **ids, size_t *count, struct stele_error *err);
 
-/* Writes to stdout at once. False: the reader is gone or the disk is full; *status says which (a closed pipe kills the
+/* Writes to stdout at once. False: the reader is gone or the disk is full; *err says which (a closed pipe kills the
  * process by SIGPIPE before, as it does any Unix tool). */
 bool cmd_write(const char *bytes, size_t length, struct stele_error *err);
 

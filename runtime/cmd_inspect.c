@@ -52,6 +52,7 @@ struct attention_kind {
 struct facts {
     const struct image *image;
     struct plan plan;
+    void *plan_memory; /* what plan views */
     uint64_t parameters;
     struct {
         uint64_t tensors, bytes;
@@ -89,13 +90,13 @@ static void count_plan(struct facts *f)
 {
     for (uint32_t i = 0; i < f->plan.tensor_count; i++) {
         const struct image_tensor *t = &f->plan.tensors[i];
-        f->parameters += t->rows * t->columns;
+        f->parameters += t->rows * t->columns * t->count;
         if (t->layout == LAYOUT_VECTOR) {
             f->vectors.tensors++;
             f->vectors.bytes += t->bytes;
         } else {
-            f->matrices[t->type].tensors++;
-            f->matrices[t->type].bytes += t->bytes;
+            f->matrices[t->type].tensors += t->count;
+            f->matrices[t->type].bytes += t->bytes * t->count;
         }
     }
     for (uint32_t i = 0; i < f->plan.counts.states; i++)
@@ -107,16 +108,8 @@ static void count_plan(struct facts *f)
 
 static enum stele_status open_plan(struct facts *f, struct stele_error *err)
 {
-    const uint8_t *plan, *tensors, *weights;
-    uint64_t plan_length, tensors_length, weights_length;
-    enum stele_status status = image_require(f->image, SECTION_PLAN, &plan, &plan_length, err);
-    if (status == STELE_OK)
-        status = image_require(f->image, SECTION_TENSORS, &tensors, &tensors_length, err);
-    if (status == STELE_OK)
-        status = image_require(f->image, SECTION_WEIGHTS, &weights, &weights_length, err);
-    if (status == STELE_OK)
-        status = plan_open(&f->plan, plan, plan_length, tensors, tensors_length, weights_length,
-                           f->image->name, err);
+    const uint8_t *weights;
+    enum stele_status status = plan_load(&f->plan, &f->plan_memory, &weights, f->image, err);
     if (status == STELE_OK)
         count_plan(f);
     return status;
@@ -298,6 +291,8 @@ static void print_tensors(const struct facts *f)
         const struct image_tensor *t = &f->plan.tensors[i];
         printf("%-4s %8" PRIu64 " x %-8" PRIu64 " offset %12" PRIu64 " bytes %12" PRIu64 "  ",
                type_name((enum tensor_type)t->type), t->rows, t->columns, t->offset, t->bytes);
+        if (t->count > 1)
+            printf("x %" PRIu32 ", stride %" PRIu64 "  ", t->count, t->stride);
         put_name(t->name);
         putchar('\n');
     }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* `stele run`: one answer to one prompt. */
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -84,7 +85,7 @@ static struct stele_sampling choose_sampling(const struct stele_image *image)
 {
     struct stele_sampling s = stele_default_sampling(image);
     s.temperature = isnan(set.temperature) ? s.temperature : set.temperature;
-    s.top_p = isnan(set.top_p) ? s.top_p : set.top_p;
+    s.top_p = isnan(set.top_p) ? s.top_p : set.top_p > 0 ? set.top_p : FLT_MIN; /* 0 keeps one, and is not "off" */
     s.min_p = isnan(set.min_p) ? s.min_p : set.min_p;
     s.repeat_penalty = isnan(set.repeat_penalty) ? s.repeat_penalty : set.repeat_penalty;
     s.top_k = set.top_k == UINT64_MAX ? s.top_k : (uint32_t)set.top_k;
@@ -177,22 +178,26 @@ static bool deliver(void *context, const uint32_t *ids, size_t count, const char
     else {
         for (size_t i = 0; i < count; i++)
             fprintf(r->ids, "%s%u", r->id_count++ ? ", " : "", ids[i]);
-        fwrite(text, 1, bytes, r->text);
+        if (bytes)
+            fwrite(text, 1, bytes, r->text);
     }
     r->write_status = done ? STELE_OK : STELE_SYSTEM;
     return done;
 }
 
-static bool write_json(struct run *r)
+static bool write_json(struct run *r, enum stele_status status)
 {
     static const char *const finishes[] = {"stop", "length", "context", "caller"};
     fclose(r->ids);
     fclose(r->text);
     r->ids = r->text = NULL;
     printf("{\"text\": ");
-    cmd_json_string(stdout, r->text_bytes, r->text_length);
+    if (stele_has_text(r->image))
+        cmd_json_string(stdout, r->text_bytes, r->text_length);
+    else
+        fputs("null", stdout);
     printf(", \"ids\": [%s], \"prompt_tokens\": %zu, \"finish\": \"%s\"}\n", r->id_text, r->prompt_count,
-           finishes[r->result.finish]);
+           status == STELE_OK || status == STELE_FULL ? finishes[r->result.finish] : "error");
     return !fflush(stdout) || stele_fail(r->err, STELE_SYSTEM, "standard output: cannot write") == STELE_OK;
 }
 
@@ -220,7 +225,7 @@ static enum stele_status generate(struct run *r)
     if (r->write_status != STELE_OK)
         return r->write_status;
     bool begun = r->result.prefill_end > 0;
-    if (begun && set.print == PRINT_JSON && !write_json(r))
+    if (begun && set.print == PRINT_JSON && !write_json(r, status))
         return STELE_SYSTEM;
     if (begun && set.print != PRINT_JSON && set.tokens && r->last != '\n' && !cmd_write("\n", 1, r->err))
         return STELE_SYSTEM;
@@ -233,7 +238,7 @@ static void print_stats(struct run *r)
         .result = &r->result,
         .session = stele_session_info(r->session),
         .mapped_bytes = ((const struct image *)r->image)->length,
-        .prefill_tokens = r->prompt_count,
+        .prefill_tokens = r->result.prefill_end > 0 ? r->prompt_count : 0,
         .seed = set.seed,
     };
     stats_print(&line);
@@ -268,13 +273,13 @@ int cmd_run(int argc, char **argv)
         guard_image(r.image, "run");
         status = set.verify ? stele_image_verify(r.image, &err) : STELE_OK;
     }
+    if (status == STELE_OK) /* before the prompt: what is wrong with the call is said before anyone types a text */
+        status = open_session(&r);
     if (status == STELE_OK)
         status = read_prompt(&r, count > 1 ? operands[1] : NULL);
     if (status == STELE_OK)
-        status = open_session(&r);
-    if (status == STELE_OK)
         status = generate(&r);
-    if (status == STELE_OK && stele_image_unchanged(r.image, &changed) != STELE_OK) {
+    if ((status == STELE_OK || status == STELE_FULL) && stele_image_unchanged(r.image, &changed) != STELE_OK) {
         err = changed;
         status = changed.status;
     }

@@ -14,7 +14,6 @@
 struct executor_op {
     enum plan_code code;
     uint32_t out;        /* slot that it writes, PLAN_NONE: none that a look at it would help */
-    uint32_t rope;       /* of rope_kv */
     union {
         struct op_embed embed;
         struct op_norm norm;

@@ -13,6 +13,7 @@
 #include <jansson.h>
 #include <libgen.h>
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -516,6 +517,7 @@ int main(int argc, char **argv)
 {
     guard_mark_start();
     hold_standard_descriptors();
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error with a sentence */
     struct stele_error err = {0};
     struct stele_image *image = NULL;
     const char *operands[2] = {NULL};

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <malloc.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -134,6 +135,7 @@ int main(int argc, char **argv)
     mallopt(M_TOP_PAD, 4 << 20);
     mallopt(M_MMAP_THRESHOLD, 32 << 20);
     hold_standard_descriptors();
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error with a sentence */
     if (argc < 2) {
         print_verbs(stderr);
         return STELE_USAGE;
@@ -150,5 +152,7 @@ int main(int argc, char **argv)
     const struct verb *verb = find_verb(argv[1]);
     if (!verb)
         return no_verb(argv[1]);
+    if (argc > 2 && (!strcmp(argv[2], "--help") || !strcmp(argv[2], "-h")))
+        return finish(help(argv[1]));
     return finish(verb->run(argc - 1, argv + 1));
 }

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct dense dense_config(struct config *c, bool tied_absent, uint32_t context_absent)
+struct dense dense_config(struct config *c, bool tied_absent, uint32_t context_absent, double epsilon_absent)
 {
     struct dense d = {
         .hidden = config_need_count(c, "hidden_size", PLAN_WIDTH_MAX),
@@ -16,7 +16,7 @@ struct dense dense_config(struct config *c, bool tied_absent, uint32_t context_a
         .heads = config_need_count(c, "num_attention_heads", 4096),
         .vocabulary = config_need_count(c, "vocab_size", INT32_MAX),
         .context = (uint32_t)config_count(c, "max_position_embeddings", context_absent, PLAN_CONTEXT_MAX),
-        .epsilon = (float)config_number(c, "rms_norm_eps", 1e-6),
+        .epsilon = (float)config_number(c, "rms_norm_eps", epsilon_absent),
         .tied = config_flag(c, "tie_word_embeddings", tied_absent),
         .gate = ACTIVATION_SILU_GATE,
         .embedding_scale = 1,
@@ -93,11 +93,24 @@ void dense_qwen_windows(struct config *c, struct dense *d)
 {
     bool used = config_flag(c, "use_sliding_window", false);
     uint32_t window = dense_sliding_window(c);
-    uint64_t from = config_count(c, "max_window_layers", 28, UINT32_MAX);
+    const json_t *first = config_value(c, "max_window_layers");
+    uint64_t from = 28; /* the class's default */
+    if (first && !json_whole(first, UINT32_MAX, &from))
+        config_refuse(c, "max_window_layers", "a number of layers is needed");
     if (dense_layer_types(c, d, window) || !used)
         return;
     for (uint64_t i = from; d->layer && i < d->layers; i++)
         d->layer[i].window = window;
+}
+
+void dense_listed_windows(struct config *c, struct dense *d)
+{
+    static const char *const of_the_rule[] = {"max_window_layers", NULL};
+    uint32_t window = dense_sliding_window(c);
+    bool used = config_flag(c, "use_sliding_window", false);
+    config_known(c, of_the_rule);
+    if (!dense_layer_types(c, d, window) && used)
+        config_refuse(c, "use_sliding_window", "without layer_types it is not said which layers have the window");
 }
 
 /* ---- parts of a layer ---- */

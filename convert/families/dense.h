@@ -55,9 +55,9 @@ struct dense {
     uint32_t x, n, qkv, attended, gated, branch; /* slots */
 };
 
-/* Reads the keys that all these families share: sizes, epsilon, ties, context. `tied_absent`: what no tie_word_embeddings
- * means. Gives memory for the layers, all with no rope and no window; dense_close() frees it. */
-struct dense dense_config(struct config *c, bool tied_absent, uint32_t context_absent);
+/* Reads the keys that all these families share: sizes, epsilon, ties, context. `tied_absent` and so on: the class's
+ * values where a key is absent. Gives memory for the layers, all with no rope and no window; dense_close() frees it. */
+struct dense dense_config(struct config *c, bool tied_absent, uint32_t context_absent, double epsilon_absent);
 void dense_close(struct dense *d);
 
 /* Refuses any activation but silu (key hidden_act). */
@@ -71,9 +71,12 @@ void dense_window(struct dense *d, uint32_t window);
  * False where the config has no layer_types. */
 bool dense_layer_types(struct config *c, struct dense *d, uint32_t window);
 
-/* The windows of Qwen and SmolLM3: none unless use_sliding_window; then by layer_types, else from layer max_window_layers
+/* The windows of Qwen2 and Qwen3: none unless use_sliding_window; then by layer_types, else from layer max_window_layers
  * on. */
 void dense_qwen_windows(struct config *c, struct dense *d);
+
+/* The windows of families whose rule without layer_types is not here: use_sliding_window then is refused. */
+void dense_listed_windows(struct config *c, struct dense *d);
 
 /* sliding_window, or 0 where it is null or absent. */
 uint32_t dense_sliding_window(struct config *c);

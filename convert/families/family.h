@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A model family: reads a config and emits a plan. One file each in this folder, one line each in table.c. */
+/* A model family: reads a config and emits a plan. One file each in this folder, one line each in families.c. */
 #ifndef CONVERT_FAMILY_H
 #define CONVERT_FAMILY_H
 

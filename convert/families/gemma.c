@@ -10,8 +10,8 @@
 /* sqrt(hidden) as the model's type holds it: transformers rounds the root to bf16 where the weights are, f32 is exact. */
 static struct dense gemma_config(struct config *c)
 {
-    static const char *const nothing[] = {"cache_implementation", "use_bidirectional_attention", "hidden_act", NULL};
-    struct dense d = dense_config(c, true, 8192);
+    static const char *const nothing[] = {"cache_implementation", "hidden_act", NULL};
+    struct dense d = dense_config(c, true, 8192, 1e-6);
     config_known(c, nothing); /* hidden_act: hidden_activation has the say */
     d.head_dim = config_count(c, "head_dim", 256, 4096);
     d.qkv_bias = d.out_bias = config_flag(c, "attention_bias", false);

@@ -33,7 +33,7 @@ static void emit_gpt_oss(struct config *c, struct emitter *e)
         "router_aux_loss_coef",
         NULL,
     };
-    struct dense d = dense_config(c, false, 131072);
+    struct dense d = dense_config(c, false, 131072, 1e-5);
     config_known(c, neutral);
     config_need_count(c, "head_dim", 4096);
     d.epsilon = (float)config_number(c, "rms_norm_eps", 1e-5);

@@ -4,7 +4,7 @@
 
 static void emit_mistral(struct config *c, struct emitter *e)
 {
-    struct dense d = dense_config(c, false, 131072);
+    struct dense d = dense_config(c, false, 131072, 1e-6);
     dense_silu(c);
     dense_rope(&d, emit_config_rope(c, e, 10000, (uint32_t)d.head_dim / 2));
     /* The class's default where the key is absent; null means none. */

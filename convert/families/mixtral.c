@@ -5,7 +5,7 @@
 static void emit_mixtral(struct config *c, struct emitter *e)
 {
     static const char *const training[] = {"router_aux_loss_coef", "router_jitter_noise", NULL};
-    struct dense d = dense_config(c, false, 131072);
+    struct dense d = dense_config(c, false, 131072, 1e-5);
     config_known(c, training);
     dense_silu(c);
     d.experts = (struct dense_experts){

@@ -4,7 +4,7 @@
 
 static void emit_olmo3(struct config *c, struct emitter *e)
 {
-    struct dense d = dense_config(c, false, 2048);
+    struct dense d = dense_config(c, false, 2048, 1e-5);
     uint32_t pairs = (uint32_t)d.head_dim / 2, window = dense_sliding_window(c);
     d.qkv_bias = d.out_bias = config_flag(c, "attention_bias", false);
     d.whole_norm = true;

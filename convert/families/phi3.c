@@ -5,7 +5,7 @@
 static void emit_phi3(struct config *c, struct emitter *e)
 {
     static const char *const nothing[] = {"embd_pdrop", "resid_pdrop", "attention_bias", NULL};
-    struct dense d = dense_config(c, false, 4096);
+    struct dense d = dense_config(c, false, 4096, 1e-5);
     d.fused = true;
     dense_silu(c);
     config_known(c, nothing); /* attention_bias: the class reads it and makes no bias of it */

@@ -4,7 +4,7 @@
 
 static void emit_qwen3(struct config *c, struct emitter *e)
 {
-    struct dense d = dense_config(c, false, 32768);
+    struct dense d = dense_config(c, false, 32768, 1e-6);
     d.qkv_bias = d.out_bias = config_flag(c, "attention_bias", false);
     d.head_norm = true;
     dense_silu(c);

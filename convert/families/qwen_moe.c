@@ -23,10 +23,11 @@ static struct dense_experts read_experts(struct config *c)
     config_known(c, training);
     /* transformers 5 saves num_experts as num_local_experts */
     uint64_t count = config_count(c, "num_local_experts", 0, PLAN_EXPERTS_MAX);
-    count = config_count(c, "num_experts", count ? count : 128, PLAN_EXPERTS_MAX);
+    count = count ? config_count(c, "num_experts", count, PLAN_EXPERTS_MAX)
+                  : config_need_count(c, "num_experts", PLAN_EXPERTS_MAX);
     return (struct dense_experts){
         .count = (uint32_t)count,
-        .top = (uint32_t)config_count(c, "num_experts_per_tok", 8, PLAN_EXPERTS_MAX),
+        .top = (uint32_t)config_need_count(c, "num_experts_per_tok", PLAN_EXPERTS_MAX),
         .ffn = config_need_count(c, "moe_intermediate_size", PLAN_WIDTH_MAX),
         .routing = config_flag(c, "norm_topk_prob", false) ? ROUTING_NORMED : ROUTING_ALL,
         .router = "mlp.gate",
@@ -38,7 +39,7 @@ static struct dense_experts read_experts(struct config *c)
 
 static void emit_qwen2_moe(struct config *c, struct emitter *e)
 {
-    struct dense d = dense_config(c, false, 32768);
+    struct dense d = dense_config(c, false, 32768, 1e-6);
     d.qkv_bias = config_flag(c, "qkv_bias", true);
     d.experts = read_experts(c);
     d.experts.shared_ffn = config_need_count(c, "shared_expert_intermediate_size", PLAN_WIDTH_MAX);
@@ -47,21 +48,21 @@ static void emit_qwen2_moe(struct config *c, struct emitter *e)
     choose_layers(c, &d);
     dense_silu(c);
     dense_rope(&d, emit_config_rope(c, e, 10000, (uint32_t)d.head_dim / 2));
-    dense_qwen_windows(c, &d);
+    dense_listed_windows(c, &d);
     emit_dense(c, e, &d);
     dense_close(&d);
 }
 
 static void emit_qwen3_moe(struct config *c, struct emitter *e)
 {
-    struct dense d = dense_config(c, false, 32768);
+    struct dense d = dense_config(c, false, 32768, 1e-6);
     d.qkv_bias = d.out_bias = config_flag(c, "attention_bias", false);
     d.head_norm = true;
     d.experts = read_experts(c);
     choose_layers(c, &d);
     dense_silu(c);
     dense_rope(&d, emit_config_rope(c, e, 10000, (uint32_t)d.head_dim / 2));
-    dense_qwen_windows(c, &d);
+    dense_listed_windows(c, &d);
     emit_dense(c, e, &d);
     dense_close(&d);
 }

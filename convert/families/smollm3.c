@@ -16,14 +16,14 @@ static bool layer_rotates(struct config *c, const struct dense *d, uint64_t laye
 
 static void emit_smollm3(struct config *c, struct emitter *e)
 {
-    struct dense d = dense_config(c, true, 32768);
+    struct dense d = dense_config(c, true, 32768, 1e-6);
     d.qkv_bias = d.out_bias = config_flag(c, "attention_bias", false);
     d.mlp_bias = config_flag(c, "mlp_bias", false);
     dense_silu(c);
     uint32_t rope = emit_config_rope(c, e, 2000000, (uint32_t)d.head_dim / 2);
     for (uint64_t i = 0; d.layer && i < d.layers; i++)
         d.layer[i].rope = layer_rotates(c, &d, i) ? rope : PLAN_NONE;
-    dense_qwen_windows(c, &d);
+    dense_listed_windows(c, &d);
     emit_dense(c, e, &d);
     dense_close(&d);
 }

@@ -500,4 +500,48 @@ def options_may_stand_anywhere_and_two_dashes_end_them():
     refused(stele("run", bare(), "--stats=1", "--ids", "1"), "--stats")
 
 
+@test
+def top_p_0_keeps_one_and_is_greedy():
+    img = image(DEMO)
+    texts = {stele("run", img, "The fox", "-n", 20, "--temperature", 2, "--top-p", p, "--seed", s).exits(0).out
+             for p in ("0", "1e-50", "1e-9") for s in (1, 2)}  # fmt: skip
+    assert texts == {stele("run", img, "The fox", "-n", 20, "--temperature", 0).exits(0).out}
+
+
+@test
+def the_order_of_stop_texts_changes_nothing():
+    img = image(DEMO)
+    want = stele("run", img, "The fox", "-n", 30, "--stop", "mouse were good friends and zz", "--stop", "mouse").exits(0)
+    got = stele("run", img, "The fox", "-n", 30, "--stop", "mouse", "--stop", "mouse were good friends and zz").exits(0)
+    assert want.out == got.out and b"mouse" not in want.out, (want.out, got.out)
+
+
+@test
+def what_is_wrong_with_the_call_is_said_before_standard_input_is_read():
+    read, write = os.pipe()  # a pipe that nobody writes to
+    try:
+        p = subprocess.run([BUILD / "stele", "run", image(DEMO), "--context", "999999", "-"], stdin=read,
+                           capture_output=True, timeout=20)  # fmt: skip
+        assert p.returncode == 2, p
+    finally:
+        os.close(read)
+        os.close(write)
+
+
+@test
+def every_verb_has_help():
+    for verb in ("run", "tokenize", "logprobs", "inspect", "verify", "perplexity", "kld", "convert", "compare", "sizes"):
+        a, b = stele("help", verb).exits(0), stele(verb, "--help").exits(0)
+        assert a.out == b.out and a.out.startswith(b"usage: stele " + verb.encode()), verb
+
+
+@test
+def an_image_cut_within_its_header_is_damaged():
+    whole = image(DEMO).read_bytes()
+    for n in (8, 100, 5000, 8191):
+        cut = SCRATCH / "cut.stele"
+        cut.write_bytes(whole[:n])
+        stele("verify", cut).exits(4, "cut short")
+
+
 finish()
