@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,16 +18,18 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { THREADS_MAX = 256, PASSES_MAX = 99, LINE = 64 };
+#include "../stream.h"
 
-typedef uint64_t line __attribute__((vector_size(LINE)));
+enum { THREADS_MAX = 256, PASSES_MAX = 99, LINE = 64, CHUNK_LINES = (256 << 10) / LINE };
 
-struct share {
-    const line *from;
+/* Threads take chunks as they come, so that one that is not run just now holds nobody up, as in a
+ * decode step. */
+struct reading {
+    const uint8_t *from;
     size_t lines;
-    pthread_barrier_t *barrier;
+    pthread_barrier_t barrier;
     int passes;
-    uint64_t sum; /* so that the reads are not left out */
+    _Atomic size_t next; /* line that nobody has taken yet */
 };
 
 static double now_ms(void)
@@ -36,34 +39,14 @@ static double now_ms(void)
     return 1e3 * (double)t.tv_sec + 1e-6 * (double)t.tv_nsec;
 }
 
-#if defined(__x86_64__)
-#define WIDE __attribute__((target("avx2")))
-#else
-#define WIDE
-#endif
-
-/* Four streams of lines are in flight; what they hold is combined, which costs nothing beside the
- * reading. */
-WIDE static uint64_t read_lines(const line *p, size_t n)
-{
-    line a = {0}, b = {0}, c = {0}, d = {0};
-    for (size_t i = 0; i + 4 <= n; i += 4) {
-        a |= p[i];
-        b |= p[i + 1];
-        c |= p[i + 2];
-        d |= p[i + 3];
-    }
-    a |= b | c | d;
-    return a[0] ^ a[1] ^ a[2] ^ a[3] ^ a[4] ^ a[5] ^ a[6] ^ a[7];
-}
-
 static void *reader(void *context)
 {
-    struct share *s = context;
-    for (int pass = 0; pass < s->passes; pass++) {
-        pthread_barrier_wait(s->barrier);
-        s->sum += read_lines(s->from, s->lines);
-        pthread_barrier_wait(s->barrier);
+    struct reading *r = context;
+    for (int pass = 0; pass < r->passes; pass++) {
+        pthread_barrier_wait(&r->barrier);
+        for (size_t i; (i = atomic_fetch_add(&r->next, CHUNK_LINES)) < r->lines;)
+            stream_read(r->from + i * LINE, (r->lines - i < CHUNK_LINES ? r->lines - i : CHUNK_LINES) * LINE);
+        pthread_barrier_wait(&r->barrier);
     }
     return NULL;
 }
@@ -75,31 +58,27 @@ static int ascending(const void *a, const void *b)
 }
 
 /* GB/s, the median of the passes. */
-static double read_all(const uint8_t *bytes, size_t length, size_t threads, int passes,
-                       uint64_t *sum)
+static double read_all(const uint8_t *bytes, size_t length, size_t threads, int passes)
 {
-    static struct share shares[THREADS_MAX];
+    static struct reading reading;
     pthread_t ids[THREADS_MAX];
-    pthread_barrier_t barrier;
     double rates[PASSES_MAX];
-    size_t lines = length / LINE, each = lines / threads;
-    pthread_barrier_init(&barrier, NULL, (unsigned)threads + 1);
-    for (size_t t = 0; t < threads; t++) {
-        shares[t] = (struct share){(const line *)(const void *)bytes + t * each,
-                                   t + 1 < threads ? each : lines - t * each, &barrier, passes, 0};
-        if (pthread_create(&ids[t], NULL, reader, &shares[t]))
+    reading.from = bytes;
+    reading.lines = length / (2 * LINE) * 2;
+    reading.passes = passes;
+    pthread_barrier_init(&reading.barrier, NULL, (unsigned)threads + 1);
+    for (size_t t = 0; t < threads; t++)
+        if (pthread_create(&ids[t], NULL, reader, &reading))
             exit(1);
-    }
     for (int pass = 0; pass < passes; pass++) {
-        pthread_barrier_wait(&barrier);
+        reading.next = 0;
         double begin = now_ms();
-        pthread_barrier_wait(&barrier);
-        rates[pass] = (double)(lines * LINE) / (now_ms() - begin) / 1e6;
+        pthread_barrier_wait(&reading.barrier);
+        pthread_barrier_wait(&reading.barrier);
+        rates[pass] = (double)(reading.lines * LINE) / (now_ms() - begin) / 1e6;
     }
-    for (size_t t = 0; t < threads; t++) {
+    for (size_t t = 0; t < threads; t++)
         pthread_join(ids[t], NULL);
-        *sum += shares[t].sum;
-    }
     qsort(rates, (size_t)passes, sizeof *rates, ascending);
     return rates[passes / 2];
 }
@@ -126,7 +105,7 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < length; i += 4096)
         sum += *(const volatile uint8_t *)(bytes + i);
     double touched = now_ms();
-    double rate = read_all(bytes, length, threads, passes, &sum);
+    double rate = read_all(bytes, length, threads, passes);
     double before = now_ms();
     munmap((void *)(uintptr_t)bytes, length);
     double after = now_ms();
