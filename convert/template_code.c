@@ -171,11 +171,24 @@ uint32_t name_of(struct compiler *c, const char *text, size_t length)
     uint32_t string = string_of(c, text, length);
     const uint32_t *names = c->tables[TABLE_NAMES].data;
     for (size_t i = 0; i < c->tables[TABLE_NAMES].count; i++)
-        if (names[i] == string)
+        if ((names[i] & ~NAME_HIDDEN) == string)
             return (uint32_t)i;
-    if (c->tables[TABLE_NAMES].count > UINT16_MAX)
+    if (c->tables[TABLE_NAMES].count == UINT16_MAX)
         compile_fail(c, "more than %d names", UINT16_MAX);
     return append(c, TABLE_NAMES, &string, 1);
+}
+
+void name_read(struct compiler *c, uint32_t name)
+{
+    if (!c->scope_count && !c->status)
+        c->seen[name] = 1;
+}
+
+void name_set(struct compiler *c, uint32_t name)
+{
+    if (!c->scope_count && !c->branches && !c->status && !c->seen[name])
+        ((uint32_t *)c->tables[TABLE_NAMES].data)[name] |= NAME_HIDDEN;
+    name_read(c, name);
 }
 
 uint32_t constant_of(struct compiler *c, struct template_constant k)

@@ -33,7 +33,10 @@ struct compiler {
     struct grown tables[TEMPLATE_TABLES];
     struct scope scopes[SCOPES_MAX];
     int scope_count;
-    int depth;            /* of expressions and blocks that are being read */
+    struct scope no_scope;        /* what is opened after an error */
+    int depth;                    /* of expressions and blocks that are being read */
+    int branches;                 /* of `if` that are open */
+    uint8_t seen[UINT16_MAX + 1]; /* names that the outermost level has read or set */
     uint32_t macro_flags; /* of the macro that is being read: which special names it speaks of */
     enum stele_status status;
     struct stele_error *err;
@@ -77,6 +80,10 @@ void code_arrange(struct compiler *c, size_t from, const struct stretch *stretch
 
 uint32_t string_of(struct compiler *c, const char *text, size_t length);
 uint32_t name_of(struct compiler *c, const char *text, size_t length); /* in TABLE_NAMES */
+/* Notes that the code here reads or sets a name: what is set first at the outermost level hides a
+ * variable that is given (NAME_HIDDEN). */
+void name_read(struct compiler *c, uint32_t name);
+void name_set(struct compiler *c, uint32_t name);
 uint32_t table_append(struct compiler *c, enum template_table table, const void *record);
 uint32_t constant_of(struct compiler *c, struct template_constant k);
 /* If [from, end of the code) is only a text constant: true, and its string. */

@@ -14,12 +14,11 @@ enum { SOURCE_MAX = 1 << 20, TARGETS_MAX = 64, PARAMETERS_MAX = 64 };
 
 static struct scope *open_scope(struct compiler *c, enum scope_kind kind)
 {
-    static struct scope none;
     if (c->scope_count == SCOPES_MAX)
         compile_fail(c, "more than %d blocks inside one another", SCOPES_MAX);
     if (c->status) {
-        none = (struct scope){.kind = kind};
-        return &none;
+        c->no_scope = (struct scope){.kind = kind};
+        return &c->no_scope;
     }
     c->scopes[c->scope_count] = (struct scope){.kind = kind};
     return &c->scopes[c->scope_count++];
@@ -135,6 +134,15 @@ static void target_list(struct compiler *c, struct target *t, bool fields)
         t->ops[at].count = (uint16_t)n;
 }
 
+static void note_target(struct compiler *c, const struct target *t)
+{
+    for (size_t i = 0; i < t->count && !c->status; i++)
+        if (t->ops[i].op == OP_STORE)
+            name_set(c, t->ops[i].operand);
+        else if (t->ops[i].op == OP_STORE_FIELD)
+            name_read(c, t->ops[i].count);
+}
+
 static void emit_target(struct compiler *c, const struct target *t)
 {
     for (size_t i = 0; i < t->count && !c->status; i++)
@@ -173,7 +181,9 @@ static void if_statement(struct compiler *c)
         expression_tuple_or(c); /* Jinja reads a tuple without `if` there */
         size_t skip = emit(c, OP_JUMP_IF_NOT, 0, 0);
         end_block(c);
+        c->branches++;
         end = body(c, any);
+        c->branches--;
         if (end == 2 || c->status) {
             jump_here(c, skip);
             break;
@@ -183,7 +193,9 @@ static void if_statement(struct compiler *c)
     }
     if (!c->status && end == 1) {
         end_block(c);
+        c->branches++;
         body(c, last);
+        c->branches--;
     }
     for (size_t i = 0; i < exits.count; i++)
         jump_here(c, ((size_t *)exits.data)[i]);
@@ -193,6 +205,7 @@ static void if_statement(struct compiler *c)
 /* The values that a loop's `if` lets through take the place of those on the stack. */
 static void loop_filter(struct compiler *c, const struct target *target)
 {
+    open_scope(c, SCOPE_FRAME);
     emit(c, OP_LOOP, 1, 0); /* its frame has no `loop` */
     size_t next = emit(c, OP_NEXT, 0, 0);
     emit(c, OP_DUP, 0, 0);
@@ -202,34 +215,60 @@ static void loop_filter(struct compiler *c, const struct target *target)
     jump_to(c, emit(c, OP_JUMP, 0, 0), next);
     jump_here(c, next);
     emit(c, OP_KEPT, 0, 0);
+    close_scope(c);
+}
+
+/* Whether the rest of a loop, from its `if` to its endfor, speaks of `loop`. */
+static bool speaks_of_loop(const struct compiler *c)
+{
+    int inside = 0;
+    for (const struct token *t = c->at; t->kind != TOKEN_END && inside >= 0; t++) {
+        bool tag = t > c->tokens.tokens && t[-1].kind == TOKEN_BLOCK;
+        if (t->kind != TOKEN_NAME)
+            continue;
+        if (t->length == 4 && !memcmp(t->text, "loop", 4) && *t[-1].text != '.')
+            return true;
+        inside += tag && t->length == 3 && !memcmp(t->text, "for", 3);
+        inside -= tag && t->length == 6 && !memcmp(t->text, "endfor", 6);
+    }
+    return false;
 }
 
 static void for_statement(struct compiler *c)
 {
-    static const char *const ends[] = {"endfor", "else", NULL};
+    static const char *const ends[] = {"else", "endfor", NULL};
     struct target target = {.count = 0};
     target_list(c, &target, false);
     if (!c->status && !take_name(c, "in"))
         compile_fail(c, "a loop without 'in'");
     expression_tuple_or(c);
-    if (take_name(c, "if"))
+    /* Where passes are not numbered, each value is looked at when it is its turn, as in Jinja: what
+     * a pass sets in a namespace can end the loop. Else all are chosen before the first pass. */
+    bool filtered = take_name(c, "if"), in_turn = filtered && !speaks_of_loop(c);
+    if (filtered && !in_turn)
         loop_filter(c, &target);
-    if (at_name(c, "recursive"))
-        compile_fail(c, "'for ... recursive' is not supported");
     emit(c, OP_LOOP, 0, 0);
     struct scope *loop = open_scope(c, SCOPE_LOOP);
     loop->next = emit(c, OP_NEXT, 0, 0);
     size_t next = loop->next;
     emit_target(c, &target);
+    if (in_turn) {
+        expression(c);
+        jump_to(c, emit(c, OP_JUMP_IF_NOT, 0, 0), next);
+    }
+    if (at_name(c, "recursive"))
+        compile_fail(c, "'for ... recursive' is not supported");
     end_block(c);
     int end = body(c, ends);
+    if (end == 0) /* as in Jinja, a pass that ends in break or continue does not keep `else` away */
+        emit(c, OP_PASS, 0, 0);
     jump_to(c, emit(c, OP_JUMP, 0, 0), next);
     jump_here(c, next);
     for (size_t i = 0; i < loop->breaks.count; i++)
         jump_here(c, ((size_t *)loop->breaks.data)[i]);
     size_t over = emit(c, OP_LOOP_END, 0, 0);
     close_scope(c);
-    if (!c->status && end == 1) {
+    if (!c->status && end == 0) {
         open_scope(c, SCOPE_FRAME);
         emit(c, OP_FRAME, 0, 0);
         body_until(c, "endfor");
@@ -244,7 +283,11 @@ static void set_statement(struct compiler *c)
     struct target target = {.count = 0};
     target_list(c, &target, true);
     if (take_operator(c, "=")) {
+        for (size_t i = 0; i < target.count; i++)
+            if (target.ops[i].op == OP_STORE_FIELD)
+                emit(c, OP_SPACE, 0, target.ops[i].count);
         expression_tuple(c);
+        note_target(c, &target);
         emit_target(c, &target);
         return;
     }
@@ -255,10 +298,14 @@ static void set_statement(struct compiler *c)
         filters(c);
         if (!c->status)
             c->tables[TABLE_CODE].count = from;
+        emit(c, OP_FRAME, 0, 0);
+        open_scope(c, SCOPE_FRAME);
         emit(c, OP_CAPTURE, 0, 0);
         open_scope(c, SCOPE_CAPTURE);
         body_until(c, "endset");
         emit(c, OP_CAPTURE_END, 0, 0);
+        close_scope(c);
+        emit(c, OP_FRAME_END, 0, 0);
         close_scope(c);
         const struct token *end = c->at;
         if (!c->status) {
@@ -267,6 +314,7 @@ static void set_statement(struct compiler *c)
         }
         if (!c->status)
             c->at = end;
+        note_target(c, &target);
         emit_target(c, &target);
         return;
     }
@@ -311,6 +359,7 @@ static void macro(struct compiler *c, const struct token *name, const struct tok
     const struct token *here = c->at;
     uint32_t outer_flags = c->macro_flags;
     size_t over = emit(c, OP_JUMP, 0, 0);
+    open_scope(c, SCOPE_MACRO);
     c->macro_flags = 0;
     m.entry = (uint32_t)code_count(c);
     m.parameter = (uint32_t)c->tables[TABLE_PARAMETERS].count;
@@ -321,7 +370,6 @@ static void macro(struct compiler *c, const struct token *name, const struct tok
         if (here != signature && !c->status)
             c->at = here;
     }
-    open_scope(c, SCOPE_MACRO);
     body_until(c, end);
     emit(c, OP_RETURN, 0, 0);
     close_scope(c);
@@ -335,7 +383,9 @@ static void macro_statement(struct compiler *c)
 {
     const struct token *name = want_name(c);
     macro(c, name, c->at, "endmacro");
-    emit(c, OP_STORE, 0, name_of(c, name->text, name->length));
+    uint32_t index = name_of(c, name->text, name->length);
+    name_set(c, index);
+    emit(c, OP_STORE, 0, index);
 }
 
 /* Goes over ( ) without reading what stands in it. */
@@ -473,8 +523,10 @@ static int body(struct compiler *c, const char *const *ends)
             end_block(c);
         }
     }
+    while (end < 0 && *ends && ends[1])
+        ends++;
     if (end < 0 && *ends)
-        compile_fail(c, "the template ends where {%% %s %%} is missing", ends[0]);
+        compile_fail(c, "the template ends where {%% %s %%} is missing", *ends);
     compile_leave(c);
     return end;
 }

@@ -472,7 +472,9 @@ static void name(struct compiler *c)
     else {
         for (size_t i = 0; i < COUNT(special); i++)
             c->macro_flags |= at_name(c, special[i].name) ? special[i].flag : 0;
-        emit(c, OP_LOAD, 0, name_of(c, c->at->text, c->at->length));
+        uint32_t index = name_of(c, c->at->text, c->at->length);
+        name_read(c, index);
+        emit(c, OP_LOAD, 0, index);
         c->at++;
     }
 }
@@ -573,7 +575,7 @@ static void check_callee(struct compiler *c, const struct template_op *op, bool 
     if (op->op != OP_FIELD && op->op != OP_LOAD)
         return;
     const struct template_string *s =
-        &strings[op->op == OP_FIELD ? op->operand : names[op->operand]];
+        &strings[op->op == OP_FIELD ? op->operand : names[op->operand] & ~NAME_HIDDEN];
     const char *text = (char *)c->tables[TABLE_BYTES].data + s->offset;
     bool field = op->op == OP_FIELD;
     for (size_t i = 0; !field && i < COUNT(functions); i++)

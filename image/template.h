@@ -35,7 +35,7 @@ static_assert(sizeof(struct template_span) == 8, "FORMAT-template.md: 8 bytes");
 enum template_table {
     TABLE_CODE,       /* template_op */
     TABLE_CONSTANTS,  /* template_constant */
-    TABLE_NAMES,      /* u32, in TABLE_STRINGS: every variable that the template speaks of */
+    TABLE_NAMES,      /* u32, in TABLE_STRINGS, and NAME_HIDDEN: the variables of the template */
     TABLE_MACROS,     /* template_macro */
     TABLE_PARAMETERS, /* u32, in TABLE_NAMES: those of all macros */
     TABLE_KEYWORDS,   /* u32, in TABLE_STRINGS: names of arguments, call by call */
@@ -45,6 +45,10 @@ enum template_table {
     TEMPLATE_TABLES
 };
 /* clang-format on */
+
+/* Of a name: the template sets it at its outermost level before it reads it there. What it is given
+ * under that name does not count; until it is set it is undefined. */
+#define NAME_HIDDEN 0x80000000u
 
 /* Header: 88 bytes at the start of the program.
  *    0  4  magic      TEMPLATE_MAGIC
@@ -157,7 +161,7 @@ enum template_opcode {
     OP_UNPACK = 29,       /* a sequence of `count` values -> them, the first on top */
     OP_LOOP = 30,         /* v ->: begins a loop over it, with a frame of its own */
     OP_NEXT = 31,         /* -> the next value, in an empty frame; jumps where there is none */
-    OP_LOOP_END = 32,     /* ends the loop; jumps if it had a pass */
+    OP_LOOP_END = 32,     /* ends the loop; jumps if it had a whole pass (OP_PASS) */
     OP_KEEP = 33,         /* v c ->: of a loop that only selects: keeps v if c is true */
     OP_KEPT = 34,         /* ends such a loop -> the values that it kept */
     OP_FRAME = 35,        /* begins a frame */
@@ -167,6 +171,8 @@ enum template_opcode {
     OP_MACRO = 39,        /* -> macro `operand`, seeing the frames of here */
     OP_GIVEN = 40,        /* jumps if parameter `count` (a name) was given; else its default follows */
     OP_RETURN = 41,       /* ends a macro: what it wrote is the value of its call */
+    OP_SPACE = 42,        /* an error if name `operand` is no namespace */
+    OP_PASS = 43,         /* a pass of the loop came to its end, not to break or continue */
     OP_OPS
 };
 

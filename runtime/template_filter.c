@@ -79,7 +79,8 @@ static bool indent_filter(struct heap *h, const struct value *v, const struct va
     if (v->kind != VALUE_TEXT)
         return v->kind == VALUE_UNDEFINED
                    ? heap_fail_undefined(h, v)
-                   : heap_fail(h, FAILURE_TYPE, "indents a value of type '%s'", value_type(v));
+                   : heap_fail(h, v->kind == VALUE_LIST ? FAILURE_VALUE : FAILURE_TYPE,
+                               "indents a value of type '%s'", value_type(v));
     if (!spaces(h, &a[0], 4, &by))
         return false;
     size_t start = h->out_length;
@@ -190,8 +191,8 @@ static bool int_filter(struct heap *h, const struct value *v, const struct value
     int64_t base = 10, whole;
     double real;
     bool is_real = v->kind == VALUE_FLOAT;
-    if (!usable(h, v))
-        return false;
+    if (v->kind == VALUE_UNDEFINED)
+        return heap_fail_undefined(h, v);
     if (given(&a[1]) && (!value_is_whole(&a[1], &base) || (base != 10 && base != 16)))
         return heap_fail(h, FAILURE_UNSUPPORTED, "the filter 'int' with that base");
     *out = given(&a[0]) ? a[0] : value_int(0);
@@ -222,14 +223,12 @@ static bool float_filter(struct heap *h, const struct value *v, const struct val
         return value_binary(h, OPERATOR_MUL, v, &one, out);
     if (v->kind == VALUE_TEXT && parse_float(h, v, &real))
         *out = value_float(real);
-    return usable(h, v) && !h->failure;
+    return !h->failure && (v->kind != VALUE_UNDEFINED || heap_fail_undefined(h, v));
 }
 
 static bool abs_filter(struct heap *h, const struct value *v, struct value *out)
 {
     struct value zero = value_int(0);
-    if (v->kind == VALUE_UNDEFINED)
-        return heap_fail_undefined(h, v);
     if (!value_is_number(v))
         return heap_fail(h, FAILURE_TYPE, "the filter 'abs' of a value of type '%s'",
                          value_type(v));
@@ -259,7 +258,7 @@ static bool items_filter(struct heap *h, const struct value *v, struct value *ou
     if (v->kind == VALUE_UNDEFINED)
         return usable(h, v) && value_generator(h, NULL, 0, out);
     if (v->kind != VALUE_DICT)
-        return heap_fail(h, FAILURE_TYPE, "items of a value of type '%s'", value_type(v));
+        return value_generator_broken(h, value_type(v), out);
     return object_field(h, v, "items", 5, &method) && object_call(h, method.method, &none, &view) &&
            value_generator(h, view.items, view.count, out);
 }
@@ -342,7 +341,7 @@ static bool dictsort_filter(struct heap *h, const struct value *v, const struct 
     if (v->kind == VALUE_UNDEFINED)
         return heap_fail_undefined(h, v);
     if (v->kind != VALUE_DICT)
-        return heap_fail(h, FAILURE_TYPE, "the filter 'dictsort' of a value of type '%s'",
+        return heap_fail(h, FAILURE_VALUE, "the filter 'dictsort' of a value of type '%s'",
                          value_type(v));
     if (given(&a[1]) && value_is_text(&a[1], "value"))
         which = value_int(1);
@@ -403,17 +402,33 @@ static bool list_filter(struct heap *h, const struct value *v, struct value *out
     return true;
 }
 
+/* What map, select and their kin go over. *done: they are through, with *out; Jinja does not look
+ * at what is false, and fails over what cannot be gone over only when it gets there. */
+static bool lazily(struct heap *h, const struct value *v, const struct value **items,
+                   uint32_t *count, struct value *out, bool *done)
+{
+    *done = true;
+    if (!value_truth(v))
+        return value_generator(h, NULL, 0, out);
+    if (value_is_number(v) || v->kind == VALUE_NAMESPACE || v->kind == VALUE_MACRO ||
+        v->kind == VALUE_FUNCTION || v->kind == VALUE_METHOD)
+        return value_generator_broken(h, value_type(v), out);
+    *done = false;
+    return value_iterate(h, v, items, count);
+}
+
 static bool map_filter(struct heap *h, uint32_t inner, const struct value *v, const struct value *a,
                        uint32_t count, bool attribute, struct value *out)
 {
     const struct value *items;
     uint32_t n;
+    bool done;
     if (inner == FILTER_MAP || inner == FILTER_MAP_ATTRIBUTE ||
         (inner >= FILTER_REJECT && inner <= FILTER_REJECTATTR) || inner == FILTER_SELECT ||
         inner == FILTER_SELECTATTR)
         return heap_fail(h, FAILURE_PROGRAM, "maps filter %" PRIu32, inner);
-    if (!value_iterate(h, v, &items, &n))
-        return false;
+    if (!lazily(h, v, &items, &n, out, &done) || done)
+        return done && !h->failure;
     struct value *list = heap_alloc(h, n, sizeof *list);
     if (!list)
         return false;
@@ -435,11 +450,11 @@ static bool select_filter(struct heap *h, uint32_t id, uint32_t test, const stru
                           const struct value *a, uint32_t count, struct value *out)
 {
     bool by_attribute = id == FILTER_SELECTATTR || id == FILTER_REJECTATTR;
-    bool wanted = id == FILTER_SELECT || id == FILTER_SELECTATTR, is;
+    bool wanted = id == FILTER_SELECT || id == FILTER_SELECTATTR, is, done;
     const struct value *items;
     uint32_t n, kept = 0;
-    if (!value_iterate(h, v, &items, &n))
-        return false;
+    if (!lazily(h, v, &items, &n, out, &done) || done)
+        return done && !h->failure;
     struct value *list = heap_alloc(h, n, sizeof *list);
     if (!list || (by_attribute && !count))
         return heap_fail(h, FAILURE_PROGRAM, "selects by no attribute");

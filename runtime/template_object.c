@@ -353,8 +353,8 @@ static bool want_text(struct heap *h, const struct value *v)
 static bool want_whole(struct heap *h, const struct value *v, int64_t *out)
 {
     return value_is_whole(v, out) ||
-           heap_fail(h, FAILURE_TYPE, "a method was given a '%s' for a whole number",
-                     value_type(v));
+           heap_fail(h, v->kind == VALUE_BIG ? FAILURE_VALUE : FAILURE_TYPE,
+                     "a method was given a '%s' for a whole number", value_type(v));
 }
 
 static bool touches(const struct value *text, const struct value *what, bool end)

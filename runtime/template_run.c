@@ -121,7 +121,7 @@ static void forget(struct frame *f)
 static bool name_text(const struct machine *m, uint32_t name, const char **text, uint32_t *bytes)
 {
     const uint32_t *names = template_records(m->program, TABLE_NAMES);
-    return name < m->names && template_text(m->program, names[name], text, bytes);
+    return name < m->names && template_text(m->program, names[name] & ~NAME_HIDDEN, text, bytes);
 }
 
 static bool load(struct machine *m, uint32_t name, struct value *out)
@@ -240,15 +240,20 @@ static bool constant(struct machine *m, uint32_t index)
     }
 }
 
+static bool want_space(struct machine *m, uint32_t name, struct value *out)
+{
+    return load(m, name, out) &&
+           (out->kind == VALUE_NAMESPACE ||
+            heap_fail(m->h, FAILURE_RUNTIME, "sets an attribute of what is no namespace"));
+}
+
 static bool store_field(struct machine *m, const struct template_op *op)
 {
     const char *text;
     uint32_t bytes;
     struct value space, *v = pop(m, 1);
-    if (!v || !load(m, op->count, &space) || !string(m, op->operand, &text, &bytes))
+    if (!v || !want_space(m, op->count, &space) || !string(m, op->operand, &text, &bytes))
         return false;
-    if (space.kind != VALUE_NAMESPACE)
-        return heap_fail(m->h, FAILURE_RUNTIME, "sets an attribute of what is no namespace");
     return namespace_set(m->h, space.space, value_text(text, bytes, ORIGIN_TEMPLATE), v);
 }
 
@@ -672,7 +677,11 @@ static bool step(struct machine *m, const struct template_op *op, bool *end)
     case OP_NEXT:
         return next(m, op);
     case OP_LOOP_END:
-        return (b = last(m, BEGUN_LOOP, true)) && (b->loop->index == UINT32_MAX || jump(m, op));
+        return (b = last(m, BEGUN_LOOP, true)) && (!b->loop->passed || jump(m, op));
+    case OP_PASS:
+        if ((b = last(m, BEGUN_LOOP, false)))
+            b->loop->passed = true;
+        return b != NULL;
     case OP_KEEP:
         return keep(m);
     case OP_KEPT:
@@ -693,6 +702,8 @@ static bool step(struct machine *m, const struct template_op *op, bool *end)
         const struct binding *given = find(m->frame, op->count);
         return !given || given->value.kind == VALUE_ABSENT || jump(m, op);
     }
+    case OP_SPACE:
+        return want_space(m, op->operand, &out);
     case OP_RETURN:
         return end_call(m);
     default:
@@ -710,6 +721,7 @@ static bool set_globals(struct machine *m, const struct template_variable *varia
 #define FUNCTION(number, id, name) {number, name},
 #include "template.def"
     };
+    const uint32_t *names = template_records(m->program, TABLE_NAMES);
     m->loop_name = m->names;
     for (uint32_t i = 0; i < m->names; i++) {
         const char *text;
@@ -719,6 +731,8 @@ static bool set_globals(struct machine *m, const struct template_variable *varia
             return damaged(m, "a name without a text");
         if (bytes == 4 && !memcmp(text, "loop", 4))
             m->loop_name = i;
+        if (names[i] & NAME_HIDDEN)
+            continue;
         for (size_t j = 0; j < sizeof functions / sizeof *functions; j++)
             if (bytes == strlen(functions[j].name) && !memcmp(text, functions[j].name, bytes))
                 m->globals[i] =

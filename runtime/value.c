@@ -134,6 +134,14 @@ bool value_generator(struct heap *h, const struct value *items, size_t count, st
     return true;
 }
 
+bool value_generator_broken(struct heap *h, const char *type, struct value *out)
+{
+    if (!value_generator(h, NULL, 0, out))
+        return false;
+    out->generator->broken = type;
+    return true;
+}
+
 const char *value_type(const struct value *v)
 {
     static const char *const names[] = {
@@ -406,6 +414,9 @@ bool value_iterate(struct heap *h, const struct value *v, const struct value **i
         *count = v->count;
         return true;
     case VALUE_GENERATOR:
+        if (v->generator->broken)
+            return heap_fail(h, FAILURE_TYPE, "a value of type '%s' cannot be gone over",
+                             v->generator->broken);
         if (!v->generator->used) {
             *items = v->generator->items;
             *count = v->generator->count;

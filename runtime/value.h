@@ -79,6 +79,7 @@ struct generator {
     const struct value *items;
     uint32_t count;
     bool used;
+    const char *broken; /* the type of what cannot be gone over: a failure once this is */
 };
 
 struct range {
@@ -109,7 +110,7 @@ struct loop {
     struct value changed; /* what loop.changed() saw last */
     struct value *kept;   /* of a loop that only selects */
     uint32_t kept_count;
-    bool selects;
+    bool selects, passed;
 };
 
 /* ---- heap ---- */
@@ -209,6 +210,8 @@ static inline struct value value_list(enum value_kind kind, const struct value *
 }
 
 bool value_generator(struct heap *h, const struct value *items, size_t count, struct value *out);
+/* One that fails when it is gone over, since a value of that type cannot be. */
+bool value_generator_broken(struct heap *h, const char *type, struct value *out);
 
 /* ---- asking values ---- */
 

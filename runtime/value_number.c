@@ -90,6 +90,21 @@ static bool from_wide(struct heap *h, wide w, struct value *out)
     return true;
 }
 
+/* A whole number and a float, exactly: -1, 0, 1; 2 for nan. */
+static int compare_mixed(wide a, double b)
+{
+    const double far = 0x1p126;
+    if (b != b)
+        return 2;
+    if (b >= far || b <= -far)
+        return b > 0 ? -1 : 1;
+    wide whole = (wide)b;
+    if (a != whole)
+        return a < whole ? -1 : 1;
+    double rest = b - (double)whole;
+    return rest > 0 ? -1 : rest < 0;
+}
+
 int value_compare_numbers(const struct value *a, const struct value *b)
 {
     wide x, y;
@@ -106,6 +121,12 @@ int value_compare_numbers(const struct value *a, const struct value *b)
                                          : memcmp(a->text, b->text, a->count);
         order = order < 0 ? -1 : order > 0;
         return minus_a ? -order : order;
+    }
+    if (a->kind != VALUE_FLOAT && to_wide(a, &x))
+        return compare_mixed(x, b->real);
+    if (b->kind != VALUE_FLOAT && to_wide(b, &y)) {
+        int order = compare_mixed(y, a->real);
+        return order == 2 ? 2 : -order;
     }
     double p = to_double(a), q = to_double(b);
     return p < q ? -1 : p > q ? 1 : p == q ? 0 : 2;

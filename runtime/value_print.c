@@ -288,14 +288,15 @@ static bool json_text(struct heap *h, const struct value *v, bool ascii)
     return out_part(h, v, done, v->count) && out_bytes(h, "\"", 1, v->origin);
 }
 
-static bool json_line(struct heap *h, const struct json_style *s, int depth)
+static bool json_line(struct heap *h, const struct json_style *s, enum value_origin origin,
+                      int depth)
 {
     if (!s->indented)
         return true;
-    if (!out_bytes(h, "\n", 1, ORIGIN_TEMPLATE))
+    if (!out_bytes(h, "\n", 1, origin))
         return false;
     for (int i = 0; i < depth; i++)
-        if (!out_text(h, &s->indent))
+        if (!out_bytes(h, s->indent.text, s->indent.count, origin))
             return false;
     return true;
 }
@@ -347,12 +348,13 @@ static bool json_entries(struct heap *h, const struct value *v, const struct jso
         return false;
     for (uint32_t i = 0; i < v->count; i++) {
         const struct entry *e = &v->entries[order ? order[i] : i];
-        if ((i && !out_text(h, &s->comma)) || !json_line(h, s, depth + 1) ||
-            !json_key(h, &e->key, s) || !out_text(h, &s->colon) ||
+        if ((i && !out_bytes(h, s->comma.text, s->comma.count, v->origin)) ||
+            !json_line(h, s, v->origin, depth + 1) || !json_key(h, &e->key, s) ||
+            !out_bytes(h, s->colon.text, s->colon.count, v->origin) ||
             !json(h, &e->value, s, depth + 1))
             return false;
     }
-    return (!v->count || json_line(h, s, depth)) && word(h, "}", v->origin);
+    return (!v->count || json_line(h, s, v->origin, depth)) && word(h, "}", v->origin);
 }
 
 static bool json(struct heap *h, const struct value *v, const struct json_style *s, int depth)
@@ -373,10 +375,10 @@ static bool json(struct heap *h, const struct value *v, const struct json_style 
     if (!word(h, "[", v->origin))
         return false;
     for (uint32_t i = 0; i < v->count; i++)
-        if ((i && !out_text(h, &s->comma)) || !json_line(h, s, depth + 1) ||
-            !json(h, &v->items[i], s, depth + 1))
+        if ((i && !out_bytes(h, s->comma.text, s->comma.count, v->origin)) ||
+            !json_line(h, s, v->origin, depth + 1) || !json(h, &v->items[i], s, depth + 1))
             return false;
-    return (!v->count || json_line(h, s, depth)) && word(h, "]", v->origin);
+    return (!v->count || json_line(h, s, v->origin, depth)) && word(h, "]", v->origin);
 }
 
 bool out_json(struct heap *h, const struct value *v, const struct json_style *style)

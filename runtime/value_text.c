@@ -18,6 +18,11 @@ struct value text_part(const struct value *text, size_t from, size_t to)
     return part;
 }
 
+static enum value_origin origin_at(const struct value *text, size_t at)
+{
+    return text->origins ? text->origins[at] : text->origin;
+}
+
 uint32_t text_characters(const struct value *text)
 {
     uint32_t n = 0;
@@ -151,7 +156,7 @@ static bool split_spaces(struct heap *h, const struct value *text, int64_t most,
     while (at < text->count) {
         size_t end = at;
         if (most >= 0 && p->count == most)
-            return add(h, p, text_part(text, at, space_trim(text->text, at, text->count)));
+            return add(h, p, text_part(text, at, text->count));
         while (end < text->count) {
             size_t next = end;
             if (space_is(utf8_next(text->text, text->count, &next)))
@@ -320,25 +325,27 @@ static size_t change(const struct value *text, size_t at, size_t next, uint32_t 
 
 bool text_case(struct heap *h, const struct value *text, enum text_case which, struct value *out)
 {
-    size_t start = h->out_length;
+    size_t start = h->out_length, word = 0;
     bool begin = true; /* of a word */
     if (!heap_spend(h, 1 + text->count / 8))
         return false;
     for (size_t at = 0, next = 0; at < text->count; at = next) {
         uint32_t c = utf8_next(text->text, text->count, &next), to[3] = {0};
-        bool words = which == CASE_TITLE || which == CASE_TITLE_FILTER;
-        bool title = begin && (words || which == CASE_CAPITALIZE);
-        size_t n = change(text, at, next, c, which == CASE_UPPER, title, to);
+        bool filter = which == CASE_TITLE_FILTER;
+        bool title = begin && (which == CASE_TITLE || which == CASE_CAPITALIZE);
+        struct value rest = text_part(text, filter ? word : 0, text->count);
+        size_t n = change(&rest, at - (filter ? word : 0), next - (filter ? word : 0), c,
+                          which == CASE_UPPER || (filter && begin), title, to);
         for (size_t i = 0; i < n; i++) {
             char bytes[4];
-            if (!out_bytes(h, bytes, utf8_put(bytes, to[i]),
-                           text->origins ? text->origins[at] : text->origin))
+            if (!out_bytes(h, bytes, utf8_put(bytes, to[i]), origin_at(text, at)))
                 return false;
         }
+        if (begin && filter) /* Jinja lowers a word without its first letter */
+            word = next;
         begin = which == CASE_TITLE ? !cased(c)
-                : which == CASE_TITLE_FILTER
-                    ? space_is(c) || (c && c < 0x80 && strchr("-({[<", (int)c))
-                    : false;
+                : filter            ? space_is(c) || (c && c < 0x80 && strchr("-({[<", (int)c))
+                                    : false;
     }
     if (!out_take(h, start, out))
         return false;
@@ -356,8 +363,7 @@ bool text_escape(struct heap *h, const struct value *text, struct value *out)
         if (!mark)
             continue;
         if (!out_part(h, text, done, at) ||
-            !out_bytes(h, to[mark - from], strlen(to[mark - from]),
-                       text->origins ? text->origins[at] : text->origin))
+            !out_bytes(h, to[mark - from], strlen(to[mark - from]), origin_at(text, at)))
             return false;
         done = at + 1;
     }
