@@ -206,7 +206,7 @@ static uint32_t spread_ids(struct sampler *s, const float *x, const struct ruler
             end[bucket_of(r, x[id])]++;
     for (uint32_t b = 0; b < s->buckets; b++) {
         uint32_t count = end[b];
-        end[b] = sum; /* its start for now; placing the ids moves it to the end */
+        end[b] = sum; /* its start; placing the ids moves it to the end */
         sum += count;
     }
     for (uint32_t id = 0; id < s->vocabulary; id++)

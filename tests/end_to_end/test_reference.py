@@ -59,4 +59,16 @@ for model in ZOO:
             assert len(got) == len(entry["greedy"]) or entry["greedy"][len(got)] == 2
 
 
+@test
+def the_demo_model_reads_and_continues_as_transformers_does():
+    golden = json.loads((DEMO.parent / "golden.json").read_text())
+    for run in golden["greedy"]:
+        r = stele("run", image(DEMO), run["prompt"], "-n", len(run["greedy_ids"]) + 50, "--print", "json").exits(0)
+        answer = json.loads(r.text)
+        assert answer["ids"] == run["greedy_ids"] and answer["text"] == run["text"], run["prompt"]
+    for case in golden["tokenizer"]:
+        for ids, more in ((case["ids_plain"], ["--bare"]), (case["ids"], [])):
+            assert stele("tokenize", image(DEMO), "-", *more, stdin=case["text"].encode()).exits(0).ids == ids, case
+
+
 finish()
