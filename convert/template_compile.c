@@ -7,7 +7,7 @@
 #include "template_code.h"
 #include "template_compile.h"
 
-enum { SOURCE_MAX = 1 << 20, TARGETS_MAX = 64, PARAMETERS_MAX = 64 };
+enum { SOURCE_MAX = 1 << 18, TARGETS_MAX = 64, PARAMETERS_MAX = 64 };
 
 /* ------------------------------------------------------------------------------------------ scopes
  */

@@ -708,7 +708,7 @@ static void binary(struct compiler *c, enum template_operator operator)
 {
     size_t at = emit(c, OP_BINARY, 0, 0);
     if (!c->status)
-        code_at(c, at)->id = operator;
+        code_at(c, at)->id = (uint16_t) operator;
 }
 
 static void power(struct compiler *c)

@@ -71,7 +71,9 @@ static bool message(struct heap *h, const struct value *in, struct value *out)
     return !h->failure;
 }
 
-static bool conversation(struct heap *h, const struct value *in, struct value *out)
+/* The messages, *last being the last one of them. */
+static bool conversation(struct heap *h, const struct value *in, struct value *out,
+                         struct value **last)
 {
     if (in->kind != VALUE_LIST)
         return heap_fail(h, FAILURE_REFUSED, "the messages are no list");
@@ -88,6 +90,7 @@ static bool conversation(struct heap *h, const struct value *in, struct value *o
     }
     *out = value_list(VALUE_LIST, list, in->count);
     out->origin = in->origin;
+    *last = &list[in->count - 1];
     return true;
 }
 
@@ -151,86 +154,91 @@ static bool tag_parts(struct heap *h, struct value *parts, struct value *final)
                      "continue_final_message: no part of the last message has a text");
 }
 
-/* Puts the tag behind the text of `field` in the last message (under each name that holds the same
- * reasoning); *final is the text as it was. */
-static bool tag_last(struct heap *h, const struct template_program *p, const struct value *messages,
+static bool same_text(const struct value *a, const struct value *b)
+{
+    return a->count == b->count && (!a->count || !memcmp(a->text, b->text, a->count));
+}
+
+static bool is_reasoning(const struct value *name)
+{
+    for (int i = 0; i < REASONING_FIELDS; i++)
+        if (value_is_text(name, reasoning_fields[i]))
+            return true;
+    return false;
+}
+
+/* Whether what is to be continued (`final`, the value of `field`) stands under the entry's name:
+ * under its own, and reasoning under each of its names. */
+static bool continued(struct heap *h, const struct entry *e, const struct value *field,
+                      const struct value *final, bool *out)
+{
+    *out = same_text(&e->key, field);
+    if (*out || !is_reasoning(field) || !is_reasoning(&e->key))
+        return true;
+    return value_equal(h, &e->value, final, out);
+}
+
+/* Puts the tag behind the text of `field` in `last`, a message; *final is the text as it was. */
+static bool tag_last(struct heap *h, const struct template_program *p, struct value *last,
                      const struct value *field, struct value *final)
 {
-    struct value *last = (struct value *)(uintptr_t)&messages->items[messages->count - 1];
-    struct entry *entries =
-        (struct entry *)(uintptr_t)last->entries; /* both made by conversation() */
+    struct entry *entries = heap_alloc(h, last->count, sizeof *entries);
     const struct value *found = value_find_text(h, last, field->text, field->count);
-    bool reasoning = false, known = false;
+    int n = field->count < 100 ? (int)field->count : 100;
+    bool known = false, is;
+    if (!entries)
+        return false;
     if (!found)
         return heap_fail(h, FAILURE_REFUSED,
-                         "continue_final_message: the last message has no '%.*s'",
-                         field->count < 100 ? (int)field->count : 100, field->text);
-    *final = *found;
-    for (int i = 0; i < REASONING_FIELDS; i++)
-        reasoning = reasoning || value_is_text(field, reasoning_fields[i]);
-    for (uint32_t i = 0; i < last->count; i++) {
-        struct entry *e = &entries[i];
-        bool alias = false, is = false;
-        for (int j = 0; j < REASONING_FIELDS && reasoning; j++)
-            alias = alias || value_is_text(&e->key, reasoning_fields[j]);
-        bool named =
-            e->key.count == field->count && !memcmp(e->key.text, field->text, field->count);
-        if (!named && (!alias || !value_equal(h, &e->value, found, &is) || !is))
-            continue;
-        known = known || speaks_of(p, &e->key);
-    }
-    if (!known)
-        return heap_fail(h, FAILURE_REFUSED,
-                         "continue_final_message: the template does not know the field '%.*s'",
-                         field->count < 100 ? (int)field->count : 100, field->text);
+                         "continue_final_message: the last message has no '%.*s'", n, field->text);
+    memcpy(entries, last->entries, last->count * sizeof *entries);
     struct value before = *found;
+    *final = before;
     for (uint32_t i = 0; i < last->count; i++) {
-        struct entry *e = &entries[i];
-        bool alias = false, is = false;
-        for (int j = 0; j < REASONING_FIELDS && reasoning; j++)
-            alias = alias || value_is_text(&e->key, reasoning_fields[j]);
-        bool named =
-            e->key.count == field->count && !memcmp(e->key.text, field->text, field->count);
-        if (!named && (!alias || !value_equal(h, &e->value, &before, &is) || !is))
-            continue;
-        if (before.kind == VALUE_LIST) {
-            if (named && !tag_parts(h, &e->value, final))
-                return false;
-        } else if (!tagged(h, &before, &e->value))
+        if (!continued(h, &last->entries[i], field, &before, &is))
+            return false;
+        known = known || (is && speaks_of(p, &entries[i].key));
+        if (is && before.kind != VALUE_LIST && !tagged(h, &before, &entries[i].value))
+            return false;
+        if (is && before.kind == VALUE_LIST && same_text(&entries[i].key, field) &&
+            !tag_parts(h, &entries[i].value, final))
             return false;
     }
-    return !h->failure;
+    last->entries = entries;
+    return known || heap_fail(h, FAILURE_REFUSED,
+                              "continue_final_message: the template does not know the field '%.*s'",
+                              n, field->text);
+}
+
+/* Where the last tag without its blank begins in what was written; SIZE_MAX where there is none. */
+static size_t last_tag(const struct heap *h)
+{
+    const size_t tag = strlen(TAG) - 1;
+    for (size_t end = h->out_length; end >= tag; end--)
+        if (!memcmp(h->out + end - tag, TAG, tag))
+            return end - tag;
+    return SIZE_MAX;
 }
 
 /* Cuts what was written at the last tag. */
 static bool cut(struct heap *h, const struct value *final)
 {
-    const size_t tag = strlen(TAG) - 1; /* without its blank */
-    size_t from = space_skip(final->text, final->count, 0),
-           to = space_trim(final->text, from, final->count);
+    size_t from = space_skip(final->text, final->count, 0), at = last_tag(h), end;
+    size_t to = space_trim(final->text, from, final->count);
     struct value written = value_text(h->out, h->out_length, ORIGIN_TEMPLATE);
     struct value stripped = text_part(final, from, to);
-    size_t at = h->out_length;
-    bool found = h->out_length >= tag;
-    if (found)
-        for (at -= tag; (found = !memcmp(h->out + at, TAG, tag)) == false && at > 0;)
-            at--;
-    if (!found || text_find(&written, 0, &stripped) == SIZE_MAX)
-        return heap_fail(
-            h, FAILURE_REFUSED,
-            "continue_final_message: the template does not write the text of the last message");
-    bool whole = at + tag < h->out_length && h->out[at + tag] == ' ';
+    if (at == SIZE_MAX || text_find(&written, 0, &stripped) == SIZE_MAX)
+        return heap_fail(h, FAILURE_REFUSED,
+                         "continue_final_message: the template does not write the "
+                         "text of the last message");
+    end = at + strlen(TAG) - 1;
+    bool whole = end < h->out_length && h->out[end] == ' '; /* else the template trims */
     h->out_length = whole ? at : space_trim(h->out, 0, at);
     return true;
 }
 
 /* -------------------------------------------------------------------------------------- rendering
  */
-
-static bool is_argument(const struct value *key, const char *name)
-{
-    return value_is_text(key, name);
-}
 
 bool chat_render(struct heap *h, const struct template_program *program,
                  const struct chat_request *request)
@@ -240,7 +248,7 @@ bool chat_render(struct heap *h, const struct template_program *program,
     const struct value *arguments = &request->arguments;
     struct value tools = request->tools, documents = request->documents,
                  field = {.kind = VALUE_ABSENT};
-    struct value fixed[VARIABLES_FIXED], final;
+    struct value fixed[VARIABLES_FIXED], final = {.kind = VALUE_ABSENT}, *last = NULL;
     bool prompt = false;
     fixed[3] = value_bool(false);
     if (arguments->kind != VALUE_ABSENT && arguments->kind != VALUE_DICT)
@@ -253,17 +261,17 @@ bool chat_render(struct heap *h, const struct template_program *program,
         memcpy(variables, request->tokens, count * sizeof *variables);
     for (uint32_t i = 0; i < arguments->count; i++) {
         const struct entry *e = &arguments->entries[i];
-        if (is_argument(&e->key, "messages"))
+        if (value_is_text(&e->key, "messages"))
             return heap_fail(h, FAILURE_REFUSED, "the template's arguments hold messages");
-        if (is_argument(&e->key, "continue_final_message")) {
+        if (value_is_text(&e->key, "continue_final_message")) {
             if (value_truth(&e->value))
                 field = e->value.kind == VALUE_TEXT ? e->value : plain_text("content");
-        } else if (is_argument(&e->key, "add_generation_prompt")) {
+        } else if (value_is_text(&e->key, "add_generation_prompt")) {
             fixed[3] = e->value;
             prompt = value_truth(&e->value);
-        } else if (is_argument(&e->key, "tools"))
+        } else if (value_is_text(&e->key, "tools"))
             tools = tools.kind == VALUE_ABSENT ? e->value : tools;
-        else if (is_argument(&e->key, "documents"))
+        else if (value_is_text(&e->key, "documents"))
             documents = documents.kind == VALUE_ABSENT ? e->value : documents;
         else
             variables[count++] = (struct template_variable){e->key.text, e->key.count, e->value};
@@ -271,11 +279,11 @@ bool chat_render(struct heap *h, const struct template_program *program,
     if (prompt && field.kind != VALUE_ABSENT)
         return heap_fail(h, FAILURE_REFUSED,
                          "continue_final_message and add_generation_prompt exclude each other");
-    if (!conversation(h, &request->messages, &fixed[0]) ||
+    if (!conversation(h, &request->messages, &fixed[0], &last) ||
         !mappings(h, &tools, "tools", &fixed[1]) ||
         !mappings(h, &documents, "documents", &fixed[2]))
         return false;
-    if (field.kind != VALUE_ABSENT && !tag_last(h, program, &fixed[0], &field, &final))
+    if (field.kind != VALUE_ABSENT && !tag_last(h, program, last, &field, &final))
         return false;
     for (int i = 0; i < VARIABLES_FIXED; i++)
         variables[count++] = (struct template_variable){own[i], strlen(own[i]), fixed[i]};

@@ -18,10 +18,10 @@ static bool reserve(struct heap *h, size_t more)
 {
     if (h->failure)
         return false;
-    if (more <= h->out_capacity - h->out_length)
-        return true;
     if (more > h->limits.output_bytes || h->out_length > h->limits.output_bytes - more)
         return heap_fail(h, FAILURE_LIMIT, "writes more than %zu bytes", h->limits.output_bytes);
+    if (more <= h->out_capacity - h->out_length)
+        return true;
     size_t capacity = h->out_capacity * 2 + more + 4096;
     char *out = realloc(h->out, capacity);
     if (out)

@@ -120,6 +120,35 @@ START_TEST(a_cut_program_is_refused)
 }
 END_TEST
 
+/* Whatever limit is met, and wherever: a sentence, and nothing is lost track of. */
+START_TEST(every_limit_is_a_sentence)
+{
+    struct heap_limits limits = template_limits();
+    struct stele_error err;
+    struct heap h;
+    size_t length, stopped = 0;
+    uint8_t *program = compiled(everything, &length);
+    ck_assert_msg(render(&h, program, length, &limits, &err), "%s", err.text);
+    size_t used = h.used;
+    heap_close(&h);
+    for (size_t i = 0; i < 600; i++) {
+        struct heap_limits small = limits;
+        if (_i == 0)
+            small.steps = i * 3;
+        else if (_i == 1)
+            small.memory_bytes = used - i * 8;
+        else
+            small.output_bytes = i * 2;
+        bool done = render(&h, program, length, &small, &err);
+        ck_assert(done ? !h.failure : h.failure == FAILURE_LIMIT && *err.text);
+        stopped += !done;
+        heap_close(&h);
+    }
+    ck_assert_uint_gt(stopped, 0);
+    free(program);
+}
+END_TEST
+
 static const struct {
     const char *source;
     enum failure failure;
@@ -325,6 +354,7 @@ int main(void)
     tcase_set_timeout(tc, 120);
     tcase_add_loop_test(tc, damage_is_a_sentence, 0, 4);
     tcase_add_test(tc, a_cut_program_is_refused);
+    tcase_add_loop_test(tc, every_limit_is_a_sentence, 0, 3);
     tcase_add_loop_test(tc, what_runs_away_is_stopped, 0, COUNT(hostile));
     tcase_add_loop_test(tc, what_is_not_understood_is_named, 0, COUNT(refused));
     tcase_add_loop_test(tc, a_template_without_end_is_refused, 0, 15);
