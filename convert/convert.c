@@ -17,6 +17,7 @@
 #include "json.h"
 #include "provenance.h"
 #include "safetensors.h"
+#include "template_build.h"
 #include "vocab_build.h"
 #include "write.h"
 
@@ -37,6 +38,8 @@ struct conversion {
     size_t plan_length, tensors_length, defaults_length;
     uint8_t *vocabulary; /* NULL: no tokenizer */
     size_t vocabulary_length;
+    uint8_t *templates; /* NULL: no chat template, or it is not wanted */
+    size_t templates_length;
     char *provenance;
     struct image_writer *writer;
 };
@@ -137,15 +140,6 @@ static void report_unused(const struct conversion *v)
     fprintf(stderr, "stele convert: %s\n", text.text);
 }
 
-static bool has_template(const struct conversion *v)
-{
-    char *file = existing(v->options->source, "chat_template.jinja");
-    const json_t *named = json_object_get(v->tokenizer_config, "chat_template");
-    bool has = file || json_is_string(named) || json_is_array(named);
-    free(file);
-    return has;
-}
-
 /* The id of the eos_token that tokenizer_config.json names, as text or as an added token; UINT32_MAX where none is. */
 static uint32_t tokenizer_eos(const struct conversion *v)
 {
@@ -170,9 +164,11 @@ static enum stele_status compile_text(struct conversion *v)
     enum stele_status status = read_tokenizer_config(v, tokenizer_config);
     if (status == STELE_OK && tokenizer)
         status = vocab_build(&v->vocabulary, &v->vocabulary_length, tokenizer, tokenizer_config, v->err);
+    if (status == STELE_OK && tokenizer && !v->options->no_template)
+        status = template_build(&v->templates, &v->templates_length, v->options->source, v->tokenizer_config, v->err);
     if (status == STELE_OK)
         status = defaults_build(&v->defaults, &v->defaults_length, v->options->source, v->root, tokenizer_eos(v),
-                                has_template(v), v->emitter.vocabulary, v->err);
+                                v->emitter.vocabulary, v->err);
     free(tokenizer);
     free(tokenizer_config);
     return status;
@@ -189,7 +185,8 @@ static enum stele_status write_weights(struct conversion *v)
 
 static enum stele_status write_image(struct conversion *v)
 {
-    uint64_t expected = v->emitter.weights_bytes + v->vocabulary_length + v->plan_length + v->tensors_length;
+    uint64_t expected = v->emitter.weights_bytes + v->vocabulary_length + v->templates_length + v->plan_length +
+                        v->tensors_length;
     enum stele_status status = image_begin(&v->writer, v->options->target, v->options->replace, expected, v->err);
     if (status == STELE_OK)
         status = image_write_section(v->writer, SECTION_PLAN, v->plan, v->plan_length, v->err);
@@ -197,6 +194,8 @@ static enum stele_status write_image(struct conversion *v)
         status = image_write_section(v->writer, SECTION_TENSORS, v->tensors, v->tensors_length, v->err);
     if (status == STELE_OK && v->vocabulary)
         status = image_write_section(v->writer, SECTION_TOKENIZER, v->vocabulary, v->vocabulary_length, v->err);
+    if (status == STELE_OK && v->templates)
+        status = image_write_section(v->writer, SECTION_TEMPLATES, v->templates, v->templates_length, v->err);
     if (status == STELE_OK)
         status = image_write_section(v->writer, SECTION_DEFAULTS, v->defaults, v->defaults_length, v->err);
     if (status == STELE_OK)
@@ -230,6 +229,7 @@ enum stele_status convert_checkpoint(const struct convert_options *options, stru
         report_unused(&v);
     image_abandon(v.writer);
     free(v.provenance);
+    free(v.templates);
     free(v.vocabulary);
     free(v.defaults);
     free(v.tensors);

@@ -13,6 +13,7 @@ struct convert_options {
     int weights;                     /* enum tensor_type; -1: the source's type */
     bool replace;                    /* an existing target */
     size_t threads;
+    bool no_template;                /* leave the chat template out */
     const char *const *ignored_keys; /* of config.json; NULL behind the last */
     pack_progress *progress;
     void *context;

@@ -183,15 +183,14 @@ static void read_sampling(struct reader *r, struct image_defaults *d)
 }
 
 enum stele_status defaults_build(void **out, size_t *length, const char *directory, const json_t *config,
-                                 uint32_t tokenizer_eos, bool has_template, uint32_t vocabulary,
-                                 struct stele_error *err)
+                                 uint32_t tokenizer_eos, uint32_t vocabulary, struct stele_error *err)
 {
     *out = NULL;
     char *path;
     if (asprintf(&path, "%s/generation_config.json", directory) < 0)
         return stele_fail(err, STELE_SYSTEM, "%s: no memory", directory);
     json_t *root = NULL;
-    struct image_defaults d = {.flags = has_template ? DEFAULTS_HAS_TEMPLATE : 0};
+    struct image_defaults d = {0};
     uint32_t stops[STOPS_MAX];
     struct reader r = {.path = path, .err = err, .status = json_read_file(&root, path, err)};
     bool absent = r.status == STELE_SYSTEM && errno == ENOENT;

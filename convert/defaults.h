@@ -11,7 +11,6 @@
 /* The section "defaults" (format.h), malloc'ed. `directory` holds the checkpoint, `config` is its parsed config.json;
  * `tokenizer_eos` is the id of the tokenizer's eos_token, or UINT32_MAX. Ids at or above `vocabulary` are refused. */
 enum stele_status defaults_build(void **out, size_t *length, const char *directory, const json_t *config,
-                                 uint32_t tokenizer_eos, bool has_template, uint32_t vocabulary,
-                                 struct stele_error *err);
+                                 uint32_t tokenizer_eos, uint32_t vocabulary, struct stele_error *err);
 
 #endif

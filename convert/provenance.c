@@ -57,9 +57,9 @@ enum stele_status provenance_build(char **out, const struct convert_options *opt
     for (size_t i = 0; done && options->ignored_keys && options->ignored_keys[i]; i++)
         done = !json_array_append_new(ignored, json_string(options->ignored_keys[i]));
     if (done)
-        root = json_pack("{s:s, s:s, s:O, s:O}", "converter", "stele " STELE_VERSION, "weights",
-                         options->weights < 0 ? "source" : type_name((enum tensor_type)options->weights), "files", files,
-                         "ignored_keys", ignored);
+        root = json_pack("{s:s, s:s, s:b, s:O, s:O}", "converter", "stele " STELE_VERSION, "weights",
+                         options->weights < 0 ? "source" : type_name((enum tensor_type)options->weights),
+                         "no_template", options->no_template, "files", files, "ignored_keys", ignored);
     *out = root ? json_dumps(root, JSON_INDENT(1) | JSON_SORT_KEYS) : NULL;
     json_decref(root);
     json_decref(files);

@@ -17,6 +17,7 @@
 #include "json.h"
 #include "provenance.h"
 #include "safetensors.h"
+#include "template_build.h"
 #include "vocab_build.h"
 
 /* ---- the outline ---- */
@@ -36,6 +37,8 @@ struct outline {
     size_t plan_length, tensors_length;
     uint8_t *vocabulary; /* NULL: no tokenizer, or none that is known */
     size_t vocabulary_length;
+    uint8_t *templates; /* NULL: no chat template */
+    size_t templates_length;
     size_t provenance_length; /* 0 where the sources are not there */
 };
 
@@ -121,6 +124,24 @@ static enum stele_status open_tensors(struct outline *o)
     return checkpoint_open(&o->checkpoint, o->source->path, o->err);
 }
 
+static enum stele_status compile_text(struct outline *o)
+{
+    char *tokenizer = existing(o, "tokenizer.json");
+    char *config_path = existing(o, "tokenizer_config.json");
+    json_t *config = NULL;
+    enum stele_status status = STELE_OK;
+    if (tokenizer)
+        status = vocab_build(&o->vocabulary, &o->vocabulary_length, tokenizer, config_path, o->err);
+    if (status == STELE_OK && tokenizer && config_path)
+        status = json_read_file(&config, config_path, o->err);
+    if (status == STELE_OK && tokenizer)
+        status = template_build(&o->templates, &o->templates_length, o->source->path, config, o->err);
+    json_decref(config);
+    free(config_path);
+    free(tokenizer);
+    return status;
+}
+
 static enum stele_status compile(struct outline *o)
 {
     const struct family *family;
@@ -145,14 +166,7 @@ static enum stele_status compile(struct outline *o)
     if (status == STELE_OK)
         status = plan_open(&plan, o->plan, o->plan_length, o->tensors, o->tensors_length,
                            o->emitter.weights_bytes, o->source->path, o->err);
-    char *tokenizer = existing(o, "tokenizer.json");
-    char *tokenizer_config = existing(o, "tokenizer_config.json");
-    if (status == STELE_OK && tokenizer)
-        status =
-            vocab_build(&o->vocabulary, &o->vocabulary_length, tokenizer, tokenizer_config, o->err);
-    free(tokenizer_config);
-    free(tokenizer);
-    return status;
+    return status == STELE_OK ? compile_text(o) : status;
 }
 
 /* How long the provenance will be. It is made of weights of no bytes, which saves reading them:
@@ -194,19 +208,20 @@ static bool write_outline(int fd, const struct outline *o)
         const void *bytes;
         uint64_t length, align;
     } parts[] = {
-        {SECTION_PLAN, o->plan, o->plan_length, IMAGE_PAGE},
-        {SECTION_TENSORS, o->tensors, o->tensors_length, IMAGE_PAGE},
-        {SECTION_TOKENIZER, o->vocabulary, o->vocabulary_length, IMAGE_PAGE},
-        {SECTION_DEFAULTS, NULL, sizeof(struct image_defaults), IMAGE_PAGE},
+        {SECTION_PLAN, o->plan, o->plan_length, IMAGE_ALIGN},
+        {SECTION_TENSORS, o->tensors, o->tensors_length, IMAGE_ALIGN},
+        {SECTION_TOKENIZER, o->vocabulary, o->vocabulary_length, IMAGE_ALIGN},
+        {SECTION_TEMPLATES, o->templates, o->templates_length, IMAGE_ALIGN},
+        {SECTION_DEFAULTS, NULL, sizeof(struct image_defaults), IMAGE_ALIGN},
         {SECTION_WEIGHTS, NULL, weights, weights >= ALIGN_FROM_BYTES ? IMAGE_CHUNK : IMAGE_PAGE},
-        {SECTION_DIGESTS, NULL, chunks * sizeof(struct image_digest), IMAGE_PAGE},
-        {SECTION_PROVENANCE, NULL, o->provenance_length, IMAGE_PAGE},
+        {SECTION_DIGESTS, NULL, chunks * sizeof(struct image_digest), IMAGE_ALIGN},
+        {SECTION_PROVENANCE, NULL, o->provenance_length, IMAGE_ALIGN},
     };
     struct image_header header = {
         .magic = IMAGE_MAGIC, .version = IMAGE_VERSION, .numerics = NUMERICS_VERSION};
     struct image_section sections[IMAGE_SECTIONS_MAX] = {{0}};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
-        if (parts[i].kind == SECTION_TOKENIZER && !o->vocabulary)
+        if ((parts[i].kind == SECTION_TOKENIZER && !o->vocabulary) || (parts[i].kind == SECTION_TEMPLATES && !o->templates))
             continue;
         at = round_up(at, parts[i].align);
         sections[header.sections] = (struct image_section){.id = header.sections,
@@ -245,6 +260,7 @@ enum stele_status sizes_outline(int *fd, bool *text_known, const struct sizes_so
         close(*fd);
         *fd = -1;
     }
+    free(o.templates);
     free(o.vocabulary);
     free(o.tensors);
     free(o.plan);

@@ -12,7 +12,7 @@
 #include "convert.h"
 #include "descriptors.h"
 
-enum { OPTION_IGNORE = 256, OPTION_WEIGHTS, OPTION_THREADS, IGNORED_MAX = 64, THREADS_MAX = 256 };
+enum { OPTION_IGNORE = 256, OPTION_WEIGHTS, OPTION_THREADS, OPTION_NO_TEMPLATE, IGNORED_MAX = 64, THREADS_MAX = 256 };
 
 static const char usage[] =
     "usage: stele convert SRC -o IMAGE [options]\n"
@@ -26,6 +26,7 @@ static const char usage[] =
     "  --weights TYPE          f32, bf16, f16, q8 or q4 (default: the source's type); q4 keeps embedding and head in q8\n"
     "  -f                      replace IMAGE if it exists\n"
     "  --threads N             default: the CPUs this process may use\n"
+    "  --no-template           leave the model's chat template out: text then goes in as it is\n"
     "  --ignore-key NAME       go on though config.json has this key, which stele does not know; may be repeated\n"
     "\n"
     "exit codes: 0 done, 1 system, 2 usage, 3 input\n";
@@ -82,6 +83,7 @@ static enum stele_status read_options(struct convert_options *o, const char **ig
                                             {"force", no_argument, NULL, 'f'},
                                             {"threads", required_argument, NULL, OPTION_THREADS},
                                             {"ignore-key", required_argument, NULL, OPTION_IGNORE},
+                                            {"no-template", no_argument, NULL, OPTION_NO_TEMPLATE},
                                             {"help", no_argument, NULL, 'h'},
                                             {0}};
     size_t n = 0;
@@ -109,6 +111,9 @@ static enum stele_status read_options(struct convert_options *o, const char **ig
             o->threads = threads;
             break;
         }
+        case OPTION_NO_TEMPLATE:
+            o->no_template = true;
+            break;
         case OPTION_IGNORE:
             if (n + 1 >= IGNORED_MAX)
                 return usage_error(err, "too many --ignore-key, the last is", optarg);

@@ -12,7 +12,8 @@
 #define NUMERICS_VERSION 1 /* of blas/NUMBERS.md: a change of any definition there is a new version */
 
 enum {
-    IMAGE_PAGE = 4096,           /* header and section table have a page each; sections begin at multiples */
+    IMAGE_PAGE = 4096,           /* header and section table have a page each; the weights begin at a multiple */
+    IMAGE_ALIGN = 64,            /* other sections begin at multiples */
     IMAGE_SECTIONS_MAX = 64,
     IMAGE_CHUNK = 2 << 20,       /* digests are over chunks of this size */
     IMAGE_NAME_MAX = 72,         /* bytes of a tensor's name, NUL included */
@@ -27,6 +28,7 @@ enum section_kind {
     SECTION_WEIGHTS = 5,
     SECTION_DIGESTS = 6,
     SECTION_PROVENANCE = 7,
+    SECTION_TEMPLATES = 8, /* absent: text goes in as it is */
     SECTION_KINDS
 };
 
@@ -52,7 +54,7 @@ static_assert(sizeof(struct image_header) == 56, "FORMAT.md: 56 bytes");
 struct image_section {
     uint32_t id;                /*  0 unique in the file; the position in the table */
     uint32_t kind;              /*  4 enum section_kind; each occurs once at most */
-    uint64_t offset;            /*  8 bytes from the start of the file, a multiple of 4096 */
+    uint64_t offset;            /*  8 bytes from the start of the file, a multiple of 64; of the weights, of 4096 */
     uint64_t bytes;             /* 16 length; the padding behind it is zero */
     struct image_digest digest; /* 24 digest of the digests of its 2 MiB chunks */
 };
@@ -138,15 +140,11 @@ struct image_defaults {
     float min_p;             /*  8 */
     float repeat_penalty;    /* 12 */
     uint32_t top_k;          /* 16 */
-    uint32_t flags;          /* 20 enum defaults_flags */
+    uint32_t reserved;       /* 20 zero */
     uint32_t stops;          /* 24 */
-    uint32_t reserved;       /* 28 */
+    uint32_t reserved2;      /* 28 zero */
 };
 static_assert(sizeof(struct image_defaults) == 32, "FORMAT.md: 32 bytes");
-
-enum defaults_flags {
-    DEFAULTS_HAS_TEMPLATE = 1, /* the model has a chat template (text goes in raw, or not at all) */
-};
 
 /* Section "digests": the digests of the chunks of the section "weights", in order. */
 

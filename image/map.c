@@ -16,7 +16,7 @@ const char *section_name(uint32_t kind)
     static const char *const names[SECTION_KINDS] = {
         [SECTION_PLAN] = "plan",         [SECTION_TENSORS] = "tensors", [SECTION_TOKENIZER] = "tokenizer",
         [SECTION_DEFAULTS] = "defaults", [SECTION_WEIGHTS] = "weights", [SECTION_DIGESTS] = "digests",
-        [SECTION_PROVENANCE] = "provenance",
+        [SECTION_PROVENANCE] = "provenance", [SECTION_TEMPLATES] = "templates",
     };
     return kind < SECTION_KINDS && names[kind] ? names[kind] : "unknown section";
 }
@@ -39,7 +39,7 @@ static enum stele_status check_sections(const struct image *image, struct stele_
                               section_name(s->kind));
         if (s->kind < SECTION_KINDS)
             seen |= 1u << s->kind;
-        if (s->offset % IMAGE_PAGE || s->offset < end)
+        if (s->offset % (s->kind == SECTION_WEIGHTS ? IMAGE_PAGE : IMAGE_ALIGN) || s->offset < end)
             return stele_fail(err, STELE_INPUT,
                               "%s: section %" PRIu32 " (%s): begins at %" PRIu64
                               ", where no section can begin (the one before ends at %" PRIu64 ")",

@@ -166,7 +166,7 @@ enum stele_status image_begin_section(struct image_writer *w, enum section_kind 
     enum stele_status status = end_section(w, err);
     if (status != STELE_OK)
         return status;
-    assert(w->header.sections < IMAGE_SECTIONS_MAX && align >= IMAGE_PAGE);
+    assert(w->header.sections < IMAGE_SECTIONS_MAX && align >= IMAGE_ALIGN);
     w->at = round_up(w->at, align); /* what is skipped is a hole, zeros to a reader */
     w->sections[w->header.sections] =
         (struct image_section){.id = w->header.sections, .kind = (uint32_t)kind, .offset = w->at};
@@ -196,13 +196,13 @@ enum stele_status image_append(struct image_writer *w, const void *bytes, uint64
 enum stele_status image_write_section(struct image_writer *w, enum section_kind kind, const void *bytes, uint64_t length,
                                       struct stele_error *err)
 {
-    enum stele_status status = image_begin_section(w, kind, IMAGE_PAGE, err);
+    enum stele_status status = image_begin_section(w, kind, IMAGE_ALIGN, err);
     return status == STELE_OK ? image_append(w, bytes, length, err) : status;
 }
 
 enum stele_status image_write_digests(struct image_writer *w, struct stele_error *err)
 {
-    enum stele_status status = image_begin_section(w, SECTION_DIGESTS, IMAGE_PAGE, err);
+    enum stele_status status = image_begin_section(w, SECTION_DIGESTS, IMAGE_ALIGN, err);
     return status == STELE_OK ? image_append(w, w->weights, w->weight_chunks * sizeof *w->weights, err) : status;
 }
 

@@ -17,7 +17,7 @@ struct image_writer;
 enum stele_status image_begin(struct image_writer **out, const char *path, bool replace, uint64_t expected_bytes,
                               struct stele_error *err);
 
-/* Begins the next section, at a multiple of `align` (a power of two, at least 4096). */
+/* Begins the next section, at a multiple of `align` (a power of two, at least 64). */
 enum stele_status image_begin_section(struct image_writer *w, enum section_kind kind, uint64_t align,
                                       struct stele_error *err);
 

@@ -137,7 +137,7 @@ enum stele_status cmd_options(const struct cmd_option *options, int argc, char *
 
 /* ---- reading ---- */
 
-enum stele_status cmd_read_stdin(char **out, size_t *bytes, struct stele_error *err)
+enum stele_status cmd_read_all(int fd, const char *name, char **out, size_t *bytes, struct stele_error *err)
 {
     size_t room = 1 << 16, n = 0;
     char *text = malloc(room);
@@ -149,12 +149,12 @@ enum stele_status cmd_read_stdin(char **out, size_t *bytes, struct stele_error *
             text = more;
         }
         if (!text)
-            return stele_fail(err, STELE_SYSTEM, "standard input: no memory for more than %zu bytes", n);
-        ssize_t got = read(STDIN_FILENO, text + n, room - n);
+            return stele_fail(err, STELE_SYSTEM, "%s: no memory for more than %zu bytes", name, n);
+        ssize_t got = read(fd, text + n, room - n);
         if (got < 0 && errno == EINTR)
             continue;
         if (got < 0) {
-            enum stele_status status = stele_fail(err, STELE_SYSTEM, "standard input: %s", strerror(errno));
+            enum stele_status status = stele_fail(err, STELE_SYSTEM, "%s: %s", name, strerror(errno));
             free(text);
             return status;
         }
@@ -178,7 +178,7 @@ enum stele_status cmd_text(const char *operand, const char *what, const char **t
     }
     if (!operand && (isatty(STDIN_FILENO) || (fcntl(STDIN_FILENO, F_GETFL) & O_ACCMODE) == O_WRONLY))
         return stele_fail(err, STELE_USAGE, "no %s: name it as an argument or pipe it in", what);
-    enum stele_status status = cmd_read_stdin(owned, bytes, err);
+    enum stele_status status = cmd_read_all(STDIN_FILENO, "standard input", owned, bytes, err);
     *text = *owned;
     return status;
 }
@@ -206,14 +206,14 @@ enum stele_status cmd_ids(const char *text, uint32_t **ids, size_t *count, struc
 
 /* ---- writing ---- */
 
-bool cmd_write(const char *bytes, size_t length, struct stele_error *err)
+static bool write_all(int fd, const char *bytes, size_t length, struct stele_error *err)
 {
     while (length) {
-        ssize_t n = write(STDOUT_FILENO, bytes, length);
+        ssize_t n = write(fd, bytes, length);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0) {
-            stele_fail(err, STELE_SYSTEM, "standard output: %s", strerror(errno));
+            stele_fail(err, STELE_SYSTEM, "standard %s: %s", fd == STDOUT_FILENO ? "output" : "error", strerror(errno));
             return false;
         }
         bytes += n;
@@ -222,13 +222,18 @@ bool cmd_write(const char *bytes, size_t length, struct stele_error *err)
     return true;
 }
 
-bool cmd_write_text(const char *bytes, size_t length, bool raw, struct stele_error *err)
+bool cmd_write(const char *bytes, size_t length, struct stele_error *err)
 {
-    static int terminal = -1;
-    if (terminal < 0)
-        terminal = isatty(STDOUT_FILENO);
-    if (raw || !terminal)
-        return cmd_write(bytes, length, err);
+    return write_all(STDOUT_FILENO, bytes, length, err);
+}
+
+bool cmd_write_text(int fd, const char *bytes, size_t length, bool raw, struct stele_error *err)
+{
+    static int terminal[STDERR_FILENO + 1]; /* 0: not asked yet; 1: no; 2: yes */
+    if (!terminal[fd])
+        terminal[fd] = isatty(fd) ? 2 : 1;
+    if (raw || terminal[fd] == 1)
+        return write_all(fd, bytes, length, err);
     for (size_t i = 0, from = 0; i <= length; i++) {
         unsigned char c = i < length ? (unsigned char)bytes[i] : 0;
         bool plain = i < length && ((c >= 0x20 && c != 0x7f) || c == '\n' || c == '\t');
@@ -236,7 +241,7 @@ bool cmd_write_text(const char *bytes, size_t length, bool raw, struct stele_err
             continue;
         char escaped[8];
         int n = i < length ? snprintf(escaped, sizeof escaped, "\\x%02x", c) : 0;
-        if (!cmd_write(bytes + from, i - from, err) || !cmd_write(escaped, (size_t)n, err))
+        if (!write_all(fd, bytes + from, i - from, err) || !write_all(fd, escaped, (size_t)n, err))
             return false;
         from = i + 1;
     }

@@ -51,8 +51,8 @@ enum stele_status cmd_options(const struct cmd_option *options, int argc, char *
 /* Prints "stele VERB: sentence" to stderr and returns the exit code. */
 int cmd_fail(const char *verb, const struct stele_error *err);
 
-/* Reads standard input to its end into malloc'ed bytes. */
-enum stele_status cmd_read_stdin(char **out, size_t *bytes, struct stele_error *err);
+/* Reads a descriptor to its end into malloc'ed bytes; `name` is what sentences call it. */
+enum stele_status cmd_read_all(int fd, const char *name, char **out, size_t *bytes, struct stele_error *err);
 
 /* The text of an operand: `operand` itself, or standard input where it is "-" or NULL. NULL and a terminal is STELE_USAGE
  * at once, saying `what` is missing. *owned is to be freed (NULL where the operand was taken). */
@@ -66,9 +66,9 @@ enum stele_status cmd_ids(const char *text, uint32_t **ids, size_t *count, struc
  * process by SIGPIPE before, as it does any Unix tool). */
 bool cmd_write(const char *bytes, size_t length, struct stele_error *err);
 
-/* Writes model text: where stdout is a terminal and `raw` is not set, control bytes but newline and tab are escaped, so
- * that a model cannot steer the terminal. */
-bool cmd_write_text(const char *bytes, size_t length, bool raw, struct stele_error *err);
+/* Writes model text to stdout or stderr: where that is a terminal and `raw` is not set, control bytes but newline and tab
+ * are escaped, so that a model cannot steer the terminal. */
+bool cmd_write_text(int fd, const char *bytes, size_t length, bool raw, struct stele_error *err);
 
 /* Writes bytes as a JSON string, quotes included, to a stdio stream; bytes that are no UTF-8 become U+FFFD. */
 struct _IO_FILE;
@@ -80,6 +80,7 @@ const char *cmd_kernels(void);
 extern const struct verb *const verbs[]; /* NULL behind the last */
 
 int cmd_run(int argc, char **argv);
+int cmd_render(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
 int cmd_logprobs(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);

@@ -14,6 +14,7 @@
 #include "image.h"
 #include "plan.h"
 #include "stele.h"
+#include "template_set.h"
 #include "utf8.h"
 #include "vocab.h"
 
@@ -63,6 +64,7 @@ struct facts {
     bool has_text;
     struct vocab vocab; /* if has_text */
     uint32_t host_patterns;
+    struct template_set templates; /* all zero: none */
     struct stele_sampling sampling;
     const uint32_t *stops;
     size_t stop_count;
@@ -129,6 +131,13 @@ static enum stele_status open_vocab(struct facts *f, struct stele_error *err)
     return STELE_OK;
 }
 
+static enum stele_status open_templates(struct facts *f, struct stele_error *err)
+{
+    uint64_t bytes;
+    const uint8_t *section = image_section(f->image, SECTION_TEMPLATES, &bytes);
+    return section ? template_set_open(&f->templates, section, bytes, err) : STELE_OK;
+}
+
 static enum stele_status gather(struct facts *f, const struct stele_image *image,
                                 struct stele_error *err)
 {
@@ -136,6 +145,8 @@ static enum stele_status gather(struct facts *f, const struct stele_image *image
     enum stele_status status = open_plan(f, err);
     if (status == STELE_OK)
         status = open_vocab(f, err);
+    if (status == STELE_OK)
+        status = open_templates(f, err);
     f->sampling = stele_default_sampling(image);
     f->stops = stele_stop_ids(image, &f->stop_count);
     f->provenance = (const char *)image_section(f->image, SECTION_PROVENANCE, &f->provenance_bytes);
@@ -241,6 +252,11 @@ static void put_sampling(const char *key, double value)
         put_fact(key, "off");
 }
 
+static void put_set_text(const struct facts *f, struct template_set_text text)
+{
+    put_text(template_set_text(&f->templates, text), text.length, false);
+}
+
 static void print_defaults(const struct facts *f)
 {
     putchar('\n');
@@ -254,8 +270,20 @@ static void print_defaults(const struct facts *f)
     for (size_t i = 0; i < f->stop_count; i++)
         printf(" %" PRIu32, f->stops[i]);
     puts(f->stop_count ? "" : " none");
-    put_fact("chat template",
-             stele_has_template((const struct stele_image *)f->image) ? "yes" : "no");
+    for (uint32_t i = 0; i < f->templates.header.templates; i++) {
+        printf("%-14s ", i ? "" : "chat template");
+        put_set_text(f, f->templates.templates[i].name);
+        putchar('\n');
+    }
+    if (!f->templates.header.templates)
+        put_fact("chat template", "none");
+    if (f->templates.header.think.length) {
+        printf("%-14s ", "thinking");
+        put_set_text(f, f->templates.header.think);
+        fputs(" ... ", stdout);
+        put_set_text(f, f->templates.header.think_done);
+        putchar('\n');
+    }
 }
 
 static void print_provenance(const struct facts *f)
@@ -473,6 +501,11 @@ static void json_tokenizer(const struct facts *f)
         fputs("\"tokenizer\":null", stdout);
 }
 
+static void json_set_text(const struct facts *f, struct template_set_text text)
+{
+    cmd_json_string(stdout, template_set_text(&f->templates, text), text.length);
+}
+
 static void json_defaults(const struct facts *f)
 {
     fputs("\"defaults\":{\"temperature\":", stdout);
@@ -486,8 +519,21 @@ static void json_defaults(const struct facts *f)
     fputs(",\"stop_ids\":[", stdout);
     for (size_t i = 0; i < f->stop_count; i++)
         printf("%s%" PRIu32, comma(i), f->stops[i]);
-    printf("],\"chat_template\":%s}",
-           stele_has_template((const struct stele_image *)f->image) ? "true" : "false");
+    fputs("],\"chat_templates\":[", stdout);
+    for (uint32_t i = 0; i < f->templates.header.templates; i++) {
+        fputs(comma(i), stdout);
+        json_set_text(f, f->templates.templates[i].name);
+    }
+    fputs("],\"thinking\":", stdout);
+    if (f->templates.header.think.length) {
+        putchar('[');
+        json_set_text(f, f->templates.header.think);
+        putchar(',');
+        json_set_text(f, f->templates.header.think_done);
+        putchar(']');
+    } else
+        fputs("null", stdout);
+    putchar('}');
 }
 
 static void json_operand(const struct facts *f, enum plan_kind kind, uint32_t word)

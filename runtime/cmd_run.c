@@ -1,18 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* `stele run`: one answer to one prompt. */
 #include <float.h>
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-#include "cmd.h"
+#include "cmd_chat.h"
 #include "guard.h"
 #include "image.h"
 #include "stats.h"
-#include "stele.h"
 
 enum print { PRINT_TEXT, PRINT_IDS, PRINT_JSON };
+enum thoughts { THOUGHTS_HIDE, THOUGHTS_STDERR, THOUGHTS_STDOUT };
 
 /* What the options say; a number that is NaN, a count that is UINT64_MAX, was not given. */
 static struct {
@@ -20,17 +22,19 @@ static struct {
     float temperature, top_p, min_p, repeat_penalty;
     const char *ids;
     struct text_list stops;
-    int kv, print;
-    bool raw, bare, plain, stats, verify, raw_bytes;
-} set = {.tokens = UINT64_MAX, .top_k = UINT64_MAX, .kv = -1, .print = PRINT_TEXT};
+    int kv, print, thoughts;
+    bool stats, verify, raw_bytes;
+} set = {.tokens = UINT64_MAX, .top_k = UINT64_MAX, .kv = -1, .print = PRINT_TEXT, .thoughts = -1};
 
 static const struct cmd_option options[] = {
     {"-n", OPTION_COUNT, &set.tokens, "N", "tokens at most; 0 only computes the prompt (default: until end of text)", 0,
      9e15, NULL},
     {"--ids", OPTION_TEXT, &set.ids, "\"1 2 3\"", "the prompt as ids; standard input is not touched", 0, 0, NULL},
-    {"--raw", OPTION_FLAG, &set.raw, NULL, "the text as it is, without the model's chat template", 0, 0, NULL},
-    {"--bare", OPTION_FLAG, &set.bare, NULL, "without what the tokenizer puts around a text (BOS)", 0, 0, NULL},
-    {"--plain", OPTION_FLAG, &set.plain, NULL, "control tokens spelled in the text are plain text", 0, 0, NULL},
+    CMD_CHAT_OPTIONS,
+    CMD_RAW_OPTIONS,
+    {"--thinking", OPTION_CHOICE, &set.thoughts, NULL,
+     "where what the model thinks before it answers goes (default: stderr on a terminal, else hide)", 0, 0,
+     "hide|stderr|stdout"},
     {"--temperature", OPTION_NUMBER, &set.temperature, "T", "0 is greedy (default: the model's)", 0, 1e6, NULL},
     {"--top-k", OPTION_COUNT, &set.top_k, "K", "draw among the K likeliest; 0: off", 0, 2147483647, NULL},
     {"--top-p", OPTION_NUMBER, &set.top_p, "P", "draw among the likeliest that make up P; 1: off", 0, 1, NULL},
@@ -55,8 +59,9 @@ static const struct cmd_option options[] = {
 const struct verb verb_run = {
     .name = "run",
     .synopsis = "IMAGE [options] [PROMPT|-]",
-    .about = "Writes the model's continuation of the prompt to standard output as it is made, and nothing else there. The\n"
-             "prompt is the argument, or standard input where there is none or it is \"-\".\n"
+    .about = "Writes the model's answer to standard output as it is made, and nothing else there. The prompt is the argument,\n"
+             "or standard input where there is none or it is \"-\". Where the model has a chat template the prompt is a user's\n"
+             "message, and control tokens that are spelled in it are text; else, and with --raw, the model continues it.\n"
              "STELE_KERNELS=generic|avx2|avx512|neon forces a table of kernels; all give the same bits.",
     .run = cmd_run,
     .options = options,
@@ -69,7 +74,12 @@ struct run {
     uint32_t *prompt;
     size_t prompt_count;
     struct stele_result result;
+    bool chat;        /* the prompt went through the chat template */
+    bool thinking;    /* and ends where the model is thinking */
     char last;        /* last byte of the text written */
+    bool thought;     /* it did */
+    bool thinking_alone; /* and has not answered */
+    char last_thought;
     size_t id_count;  /* written */
     FILE *ids;        /* json: the ids, gathered */
     char *id_text;
@@ -77,6 +87,9 @@ struct run {
     FILE *text;       /* json: the text, gathered */
     char *text_bytes;
     size_t text_length;
+    FILE *thoughts;   /* json: the same of what was thought */
+    char *thought_bytes;
+    size_t thought_length;
     struct stele_error *err;
     enum stele_status write_status;
 };
@@ -98,7 +111,7 @@ static void warn_of_two(const struct run *r, const char *text, size_t bytes)
 {
     uint32_t *bare;
     size_t count;
-    if (set.bare || set.plain || r->prompt_count < 2 || r->prompt[0] != r->prompt[1])
+    if (cmd_chat.bare || cmd_chat.plain || r->prompt_count < 2 || r->prompt[0] != r->prompt[1])
         return;
     if (stele_tokenize(r->image, text, bytes, STELE_TEXT_BARE, &bare, &count, NULL) != STELE_OK)
         return;
@@ -108,24 +121,38 @@ static void warn_of_two(const struct run *r, const char *text, size_t bytes)
     free(bare);
 }
 
-static enum stele_status read_text_prompt(struct run *r, const char *operand)
+static enum stele_status read_raw_prompt(struct run *r, const char *operand)
 {
-    if (!stele_has_text(r->image))
-        return stele_fail(r->err, STELE_INPUT, "%s: its checkpoint had no tokenizer, so it takes --ids instead of text",
-                          ((const struct image *)r->image)->name);
-    if (stele_has_template(r->image) && !set.raw)
-        return stele_fail(r->err, STELE_USAGE,
-                          "the model has a chat template, which this stele does not apply; --raw continues the text as it is");
     const char *text;
     size_t bytes;
     char *owned;
     enum stele_status status = cmd_text(operand, "prompt", &text, &bytes, &owned, r->err);
-    unsigned flags = (set.bare ? STELE_TEXT_BARE : 0u) | (set.plain ? STELE_TEXT_PLAIN : 0u);
+    unsigned flags = (cmd_chat.bare ? STELE_TEXT_BARE : 0u) | (cmd_chat.plain ? STELE_TEXT_PLAIN : 0u);
     if (status == STELE_OK)
         status = stele_tokenize(r->image, text, bytes, flags, &r->prompt, &r->prompt_count, r->err);
     if (status == STELE_OK)
         warn_of_two(r, text, bytes);
     free(owned);
+    return status;
+}
+
+static enum stele_status read_chat_prompt(struct run *r, const char *operand)
+{
+    struct stele_rendered rendered;
+    enum stele_status status = cmd_chat_render(r->image, operand, &rendered, r->err);
+    if (status == STELE_OK)
+        status = stele_tokenize_rendered(r->image, &rendered, cmd_chat.trust_content, &r->prompt, &r->prompt_count, r->err);
+    r->thinking = rendered.thinking;
+    stele_rendered_free(&rendered);
+    return status;
+}
+
+static enum stele_status read_text_prompt(struct run *r, const char *operand)
+{
+    if (!stele_has_text(r->image))
+        return stele_fail(r->err, STELE_INPUT, "%s: its checkpoint had no tokenizer, so it takes --ids instead of text",
+                          ((const struct image *)r->image)->name);
+    enum stele_status status = r->chat ? read_chat_prompt(r, operand) : read_raw_prompt(r, operand);
     if (status == STELE_OK && !r->prompt_count)
         status = stele_fail(r->err, STELE_USAGE, "the prompt is empty: it has no ids to continue");
     return status;
@@ -133,11 +160,14 @@ static enum stele_status read_text_prompt(struct run *r, const char *operand)
 
 static enum stele_status read_prompt(struct run *r, const char *operand)
 {
-    if (!set.ids)
-        return read_text_prompt(r, operand);
-    if (operand)
+    enum stele_status status = STELE_OK;
+    if (set.ids && operand)
         return stele_fail(r->err, STELE_USAGE, "--ids and a PROMPT are two prompts; name one");
-    enum stele_status status = cmd_ids(set.ids, &r->prompt, &r->prompt_count, r->err);
+    cmd_chat.raw = cmd_chat.raw || set.ids;
+    status = cmd_chat_applies(r->image, &r->chat, r->err);
+    if (status != STELE_OK || !set.ids)
+        return status != STELE_OK ? status : read_text_prompt(r, operand);
+    status = cmd_ids(set.ids, &r->prompt, &r->prompt_count, r->err);
     if (status == STELE_OK && !r->prompt_count)
         status = stele_fail(r->err, STELE_USAGE, "--ids names no ids");
     return status;
@@ -170,8 +200,9 @@ static bool deliver(void *context, const uint32_t *ids, size_t count, const char
 {
     struct run *r = context;
     bool done = true;
+    r->thinking_alone = r->thinking_alone && !bytes;
     if (set.print == PRINT_TEXT) {
-        done = cmd_write_text(text, bytes, set.raw_bytes, r->err);
+        done = cmd_write_text(STDOUT_FILENO, text, bytes, set.raw_bytes, r->err);
         r->last = bytes ? text[bytes - 1] : r->last;
     } else if (set.print == PRINT_IDS)
         done = write_ids(r, ids, count);
@@ -185,20 +216,64 @@ static bool deliver(void *context, const uint32_t *ids, size_t count, const char
     return done;
 }
 
+static bool think(void *context, const char *text, size_t bytes)
+{
+    struct run *r = context;
+    if (set.print == PRINT_JSON)
+        fwrite(text, 1, bytes, r->thoughts);
+    else if (set.thoughts == THOUGHTS_STDERR)
+        cmd_write_text(STDERR_FILENO, text, bytes, set.raw_bytes, NULL);
+    else if (set.thoughts == THOUGHTS_STDOUT && set.print == PRINT_TEXT) {
+        bool done = cmd_write_text(STDOUT_FILENO, text, bytes, set.raw_bytes, r->err);
+        r->write_status = done ? STELE_OK : STELE_SYSTEM;
+        r->last = text[bytes - 1];
+        return done;
+    }
+    r->thought = r->thinking_alone = true;
+    r->last_thought = text[bytes - 1];
+    return true;
+}
+
 static bool write_json(struct run *r, enum stele_status status)
 {
     static const char *const finishes[] = {"stop", "length", "context", "caller"};
     fclose(r->ids);
     fclose(r->text);
-    r->ids = r->text = NULL;
+    fclose(r->thoughts);
+    r->ids = r->text = r->thoughts = NULL;
     printf("{\"text\": ");
     if (stele_has_text(r->image))
         cmd_json_string(stdout, r->text_bytes, r->text_length);
     else
         fputs("null", stdout);
+    if (r->thought) {
+        printf(", \"thinking\": ");
+        cmd_json_string(stdout, r->thought_bytes, r->thought_length);
+    }
     printf(", \"ids\": [%s], \"prompt_tokens\": %zu, \"finish\": \"%s\"}\n", r->id_text, r->prompt_count,
            status == STELE_OK || status == STELE_FULL ? finishes[r->result.finish] : "error");
     return !fflush(stdout) || stele_fail(r->err, STELE_SYSTEM, "standard output: cannot write") == STELE_OK;
+}
+
+static enum stele_status open_json(struct run *r)
+{
+    r->ids = open_memstream(&r->id_text, &r->id_bytes);
+    r->text = open_memstream(&r->text_bytes, &r->text_length);
+    r->thoughts = open_memstream(&r->thought_bytes, &r->thought_length);
+    return r->ids && r->text && r->thoughts ? STELE_OK : stele_fail(r->err, STELE_SYSTEM, "no memory for the answer");
+}
+
+/* The lines that close what was written. */
+static enum stele_status end_answer(struct run *r, enum stele_status status)
+{
+    if (r->thought && set.thoughts == THOUGHTS_STDERR && r->last_thought != '\n')
+        fputc('\n', stderr);
+    if (r->thinking_alone && r->result.finish == STELE_FINISH_LENGTH && set.print == PRINT_TEXT)
+        fprintf(stderr, "stele run: the model was still thinking after %" PRIu64 " tokens; -n allows more, and --thinking "
+                        "shows what it thinks\n", r->result.tokens);
+    if (set.print == PRINT_JSON)
+        return write_json(r, status) ? status : STELE_SYSTEM;
+    return set.tokens && r->last != '\n' && !cmd_write("\n", 1, r->err) ? STELE_SYSTEM : status;
 }
 
 static enum stele_status generate(struct run *r)
@@ -211,25 +286,20 @@ static enum stele_status generate(struct run *r)
         .stops = set.stops.items,
         .stop_count = set.stops.count,
         .text = stele_has_text(r->image) && (set.print != PRINT_IDS || set.stops.count),
+        .thinking = r->chat,
+        .thinking_begun = r->thinking,
         .deliver = deliver,
+        .think = think,
         .context = r,
     };
-    if (set.print == PRINT_JSON) {
-        r->ids = open_memstream(&r->id_text, &r->id_bytes);
-        r->text = open_memstream(&r->text_bytes, &r->text_length);
-        if (!r->ids || !r->text)
-            return stele_fail(r->err, STELE_SYSTEM, "no memory for the answer");
-    } else if (set.print == PRINT_TEXT && !g.text && set.tokens)
+    if (set.print == PRINT_JSON && open_json(r) != STELE_OK)
+        return r->err->status;
+    if (set.print == PRINT_TEXT && !g.text && set.tokens)
         return stele_fail(r->err, STELE_INPUT, "the image has no tokenizer; --print ids writes ids instead of text");
     enum stele_status status = stele_generate(r->session, &g, &r->result, r->err);
     if (r->write_status != STELE_OK)
         return r->write_status;
-    bool begun = r->result.prefill_end > 0;
-    if (begun && set.print == PRINT_JSON && !write_json(r, status))
-        return STELE_SYSTEM;
-    if (begun && set.print != PRINT_JSON && set.tokens && r->last != '\n' && !cmd_write("\n", 1, r->err))
-        return STELE_SYSTEM;
-    return status;
+    return r->result.prefill_end > 0 ? end_answer(r, status) : status;
 }
 
 static void print_stats(struct run *r)
@@ -240,6 +310,7 @@ static void print_stats(struct run *r)
         .mapped_bytes = ((const struct image *)r->image)->length,
         .prefill_tokens = r->result.prefill_end > 0 ? r->prompt_count : 0,
         .seed = set.seed,
+        .date = cmd_chat_date(),
     };
     stats_print(&line);
 }
@@ -250,6 +321,9 @@ static void close_run(struct run *r)
         fclose(r->ids);
     if (r->text)
         fclose(r->text);
+    if (r->thoughts)
+        fclose(r->thoughts);
+    free(r->thought_bytes);
     free(r->id_text);
     free(r->text_bytes);
     free(r->prompt);
@@ -267,6 +341,8 @@ int cmd_run(int argc, char **argv)
     enum stele_status status = cmd_options(options, argc, argv, operands, 2, &count, &err);
     if (status == STELE_OK && !count)
         status = stele_fail(&err, STELE_USAGE, "no IMAGE is named; `stele help run` says more");
+    if (set.thoughts < 0)
+        set.thoughts = isatty(STDERR_FILENO) ? THOUGHTS_STDERR : THOUGHTS_HIDE;
     if (status == STELE_OK)
         status = stele_image_open(&r.image, operands[0], &err);
     if (status == STELE_OK) {

@@ -2,6 +2,7 @@
 /* `stele verify`: every byte of an image against the digests in it. */
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cmd.h"
 #include "guard.h"
@@ -24,7 +25,7 @@ static enum stele_status verify(const char *path, struct stele_error *err)
         char identity[33], line[48];
         digest_text(identity, &((const struct image *)image)->header.identity);
         int n = snprintf(line, sizeof line, ": ok %s\n", identity);
-        if (!cmd_write_text(path, strlen(path), false, err) || !cmd_write(line, (size_t)n, err))
+        if (!cmd_write_text(STDOUT_FILENO, path, strlen(path), false, err) || !cmd_write(line, (size_t)n, err))
             status = err->status;
     }
     stele_image_close(image);

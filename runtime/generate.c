@@ -9,6 +9,8 @@
 #include "sampler.h"
 #include "stele.h"
 #include "stop.h"
+#include "template_set.h"
+#include "thinking.h"
 #include "tokenizer.h"
 
 struct generation {
@@ -19,6 +21,7 @@ struct generation {
     struct sampler *sampler;
     struct tokenizer tokenizer;
     struct tokenizer_stream *stream; /* NULL: ids only */
+    struct thinking thinking;
     struct stop_search stops;
     const uint32_t *stop_ids;
     size_t stop_id_count;
@@ -67,6 +70,14 @@ static bool is_stop_id(const struct generation *g, uint32_t id)
     return false;
 }
 
+/* Hands on what became known to be thinking. */
+static void think(struct generation *g)
+{
+    const struct text_buffer *t = &g->thinking.thoughts;
+    if (t->length && g->asked->think && !g->asked->think(g->asked->context, t->data, t->length))
+        finish(g, STELE_FINISH_CALLER);
+}
+
 /* Hands on the ids and the text that no stop text can still begin in. `end`: nothing follows. */
 static void deliver(struct generation *g, const uint32_t *ids, size_t count, bool end)
 {
@@ -80,16 +91,43 @@ static void deliver(struct generation *g, const uint32_t *ids, size_t count, boo
         finish(g, STELE_FINISH_STOP);
 }
 
+/* Text that has become certain: to thinking and answer, and of the answer to what no stop text begins in. */
+static enum stele_status take_text(struct generation *g, const char *text, size_t bytes, bool special, bool end)
+{
+    enum stele_status status = thinking_push(&g->thinking, text, bytes, special, end, g->err);
+    if (status == STELE_OK)
+        status = stop_push(&g->stops, g->thinking.answer.data, g->thinking.answer.length, g->err);
+    if (status == STELE_OK)
+        think(g);
+    return status;
+}
+
+/* A special token has no text in an answer, but a mark may be made of it. */
+static enum stele_status take_special(struct generation *g, uint32_t id)
+{
+    char *piece;
+    size_t bytes;
+    if (!g->thinking.begin.bytes || !tokenizer_is_special(&g->tokenizer, id))
+        return STELE_OK;
+    enum stele_status status = tokenizer_piece(&g->tokenizer, id, &piece, &bytes, g->err);
+    if (status == STELE_OK)
+        status = take_text(g, piece, bytes, true, false);
+    free(piece);
+    return status;
+}
+
 static enum stele_status accept(struct generation *g, uint32_t id)
 {
-    const char *text = NULL;
-    size_t bytes = 0;
+    const char *text;
+    size_t bytes;
     enum stele_status status = STELE_OK;
     g->ids[g->count++] = id;
     if (g->stream)
         status = tokenizer_stream_push(g->stream, id, &text, &bytes, g->err);
-    if (status == STELE_OK)
-        status = stop_push(&g->stops, text, bytes, g->err);
+    if (status == STELE_OK && g->stream)
+        status = take_text(g, text, bytes, false, false);
+    if (status == STELE_OK && g->stream)
+        status = take_special(g, id);
     if (status == STELE_OK)
         deliver(g, &g->ids[g->count - 1], 1, false);
     return status;
@@ -98,15 +136,13 @@ static enum stele_status accept(struct generation *g, uint32_t id)
 /* The text that was held back for want of a next token. */
 static enum stele_status flush(struct generation *g)
 {
-    const char *text = NULL;
-    size_t bytes = 0;
-    if (g->stop_found || (g->finished && g->result->finish == STELE_FINISH_CALLER))
+    const char *text;
+    size_t bytes;
+    if (!g->stream || g->stop_found || (g->finished && g->result->finish == STELE_FINISH_CALLER))
         return STELE_OK;
-    enum stele_status status = STELE_OK;
-    if (g->stream)
-        status = tokenizer_stream_end(g->stream, &text, &bytes, g->err);
+    enum stele_status status = tokenizer_stream_end(g->stream, &text, &bytes, g->err);
     if (status == STELE_OK)
-        status = stop_push(&g->stops, text, bytes, g->err);
+        status = take_text(g, text, bytes, false, true);
     if (status == STELE_OK)
         deliver(g, NULL, 0, true);
     return status;
@@ -168,6 +204,23 @@ static enum stele_status open_text(struct generation *g)
     return status;
 }
 
+/* The marks, where the model has some and the caller asks for them. */
+static enum stele_status open_thinking(struct generation *g)
+{
+    struct template_set set;
+    uint64_t bytes;
+    const uint8_t *section = image_section(g->session->image, SECTION_TEMPLATES, &bytes);
+    if (!g->asked->thinking || !section)
+        return STELE_OK;
+    enum stele_status status = template_set_open(&set, section, bytes, g->err);
+    if (status != STELE_OK || !set.header.think.length || !set.header.think_done.length)
+        return status;
+    g->thinking.begin = (struct mark){template_set_text(&set, set.header.think), set.header.think.length};
+    g->thinking.done = (struct mark){template_set_text(&set, set.header.think_done), set.header.think_done.length};
+    g->thinking.state = g->asked->thinking_begun ? THINKING_INSIDE : THINKING_START;
+    return STELE_OK;
+}
+
 static enum stele_status open_generation(struct generation *g)
 {
     const struct stele_generation *asked = g->asked;
@@ -191,7 +244,9 @@ static enum stele_status open_generation(struct generation *g)
     memcpy(g->ids, asked->prompt, asked->prompt_count * sizeof *g->ids);
     g->count = asked->prompt_count;
     enum stele_status status = sampler_check(&asked->sampling, g->err);
-    return status == STELE_OK && asked->text ? open_text(g) : status;
+    if (status == STELE_OK && asked->text)
+        status = open_text(g);
+    return status == STELE_OK && asked->text ? open_thinking(g) : status;
 }
 
 enum stele_status stele_generate(struct stele_session *session, const struct stele_generation *generation,
@@ -213,6 +268,7 @@ enum stele_status stele_generate(struct stele_session *session, const struct ste
         status = stele_fail(err, STELE_FULL, "the context of %" PRIu32 " positions is full", session->context);
     sampler_close(g.sampler);
     tokenizer_stream_free(g.stream);
+    thinking_close(&g.thinking);
     stop_close(&g.stops);
     free(g.logits);
     free(g.ids);

@@ -7,7 +7,6 @@
 
 #include "image.h"
 #include "library.h"
-#include "tokenizer.h"
 
 const char *stele_version(void)
 {
@@ -44,13 +43,13 @@ enum stele_status stele_image_unchanged(const struct stele_image *image, struct 
 
 /* ---- text ---- */
 
-static enum stele_status open_tokenizer(struct tokenizer *out, const struct stele_image *image, struct stele_error *err)
+enum stele_status library_open_tokenizer(struct tokenizer *out, const struct image *image, struct stele_error *err)
 {
     uint64_t bytes;
-    const uint8_t *section = image_section(inner(image), SECTION_TOKENIZER, &bytes);
+    const uint8_t *section = image_section(image, SECTION_TOKENIZER, &bytes);
     if (!section)
         return stele_fail(err, STELE_INPUT, "%s: its checkpoint had no tokenizer, so it takes --ids instead of text",
-                          inner(image)->name);
+                          image->name);
     return tokenizer_open(out, section, bytes, err);
 }
 
@@ -58,16 +57,16 @@ enum stele_status stele_tokenize(const struct stele_image *image, const char *te
                                  uint32_t **ids, size_t *count, struct stele_error *err)
 {
     struct tokenizer t;
-    enum stele_status status = open_tokenizer(&t, image, err);
+    enum stele_status status = library_open_tokenizer(&t, inner(image), err);
     unsigned own = (flags & STELE_TEXT_BARE ? TOKENIZER_BARE : 0u) | (flags & STELE_TEXT_PLAIN ? TOKENIZER_PLAIN : 0u);
-    return status == STELE_OK ? tokenizer_encode(&t, text, bytes, own, ids, count, err) : status;
+    return status == STELE_OK ? tokenizer_encode(&t, text, NULL, bytes, own, ids, count, err) : status;
 }
 
 enum stele_status stele_detokenize(const struct stele_image *image, const uint32_t *ids, size_t count, bool skip_special,
                                    char **text, size_t *bytes, struct stele_error *err)
 {
     struct tokenizer t;
-    enum stele_status status = open_tokenizer(&t, image, err);
+    enum stele_status status = library_open_tokenizer(&t, inner(image), err);
     return status == STELE_OK ? tokenizer_decode(&t, ids, count, skip_special, text, bytes, err) : status;
 }
 
@@ -109,9 +108,9 @@ enum stele_status library_check_defaults(const struct image *image, struct stele
     if (d.stops != (bytes - sizeof d) / sizeof(uint32_t) || bytes % sizeof(uint32_t))
         return stele_fail(err, STELE_INPUT, "%s: defaults: %" PRIu64 " bytes for %" PRIu32 " stop ids", image->name, bytes,
                           d.stops);
-    if (d.reserved || d.flags & ~(uint32_t)DEFAULTS_HAS_TEMPLATE)
-        return stele_fail(err, STELE_INPUT, "%s: defaults: flags %" PRIx32 ", reserved field %" PRIu32
-                          ": made by a later stele?", image->name, d.flags, d.reserved);
+    if (d.reserved || d.reserved2)
+        return stele_fail(err, STELE_INPUT, "%s: defaults: a reserved field is not zero: made by a later stele?",
+                          image->name);
     if (!within(d.temperature, 0, 1e6f) || !within(d.top_p, 0, 1) || !within(d.min_p, 0, 1) ||
         !within(d.repeat_penalty, 0, 0x1p20f) || d.top_k > INT32_MAX)
         return stele_fail(err, STELE_INPUT, "%s: defaults: temperature %g, top-k %" PRIu32
@@ -122,8 +121,8 @@ enum stele_status library_check_defaults(const struct image *image, struct stele
 
 bool stele_has_template(const struct stele_image *image)
 {
-    const uint32_t *stops;
-    return read_defaults(image, &stops).flags & DEFAULTS_HAS_TEMPLATE;
+    uint64_t bytes;
+    return image_section(inner(image), SECTION_TEMPLATES, &bytes) != NULL;
 }
 
 struct stele_sampling stele_default_sampling(const struct stele_image *image)

@@ -230,6 +230,8 @@ static enum stele_status run_step(struct normalizer *n, uint32_t index, const ch
                           index);
     switch (step.op) {
     case STEP_PREPEND:
+        if (n->inside)
+            return STELE_OK;
         status = text_append(&n->out, a, a_length, err);
         if (!status)
             status = text_append(&n->out, *text, *length, err);

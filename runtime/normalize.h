@@ -12,6 +12,7 @@ enum { NORMALIZE_STEPS_MAX = 16 };
 /* For one thread; all zero but for `vocab` is a fresh one. Its buffers grow to the longest text. */
 struct normalizer {
     const struct vocab *vocab;
+    bool inside; /* the stretch follows another: nothing is put in front of it */
     struct matcher matchers[NORMALIZE_STEPS_MAX]; /* of the steps that have a pattern, opened when
                                                      first needed */
     struct text_buffer out, other;                /* what the last step made, and the one before */

@@ -59,7 +59,10 @@ void stats_print(const struct stats_line *line)
     fprintf(stderr,
             "\"mapped_bytes\": %" PRIu64 ", \"private_dirty_bytes\": %" PRIu64 ", \"kv_bytes\": %" PRIu64
             ", \"scratch_bytes\": %" PRIu64 ", \"minor_faults\": %ld, \"major_faults\": %ld, \"threads\": %" PRIu32
-            ", \"kernels\": \"%s\", \"kv\": \"%s\", \"seed\": %" PRIu64 "}\n",
+            ", \"kernels\": \"%s\", \"kv\": \"%s\", \"seed\": %" PRIu64,
             line->mapped_bytes, dirty, line->session.kv_bytes, line->session.scratch_bytes, usage.ru_minflt,
             usage.ru_majflt, line->session.threads, line->session.kernels, line->session.kv, line->seed);
+    if (line->date)
+        fprintf(stderr, ", \"date\": \"%s\"", line->date);
+    fputs("}\n", stderr);
 }

@@ -5,6 +5,7 @@
  *   mapped_bytes, private_dirty_bytes, kv_bytes, scratch_bytes
  *   experts, experts_used                    of all layers, where the model has any
  *   minor_faults, major_faults, threads, kernels, kv, seed
+ *   date                                     that a chat template was given
  * A time that did not come is null. */
 #ifndef RUNTIME_STATS_H
 #define RUNTIME_STATS_H
@@ -15,6 +16,7 @@ struct stats_line {
     const struct stele_result *result;
     struct stele_session_info session;
     uint64_t mapped_bytes, prefill_tokens, seed;
+    const char *date; /* NULL: none */
 };
 
 void stats_print(const struct stats_line *line);

@@ -4,6 +4,7 @@
  *     image     a mapped model; read-only, shared by any number of sessions, threads and processes
  *     session   keys, values and scratch for sequences over one image; one thread at a time
  *     text      ids of text and back, over an image's vocabulary
+ *     chat      conversations as the model reads them, by its own template
  *     generate  the loop: step, draw, stop
  *
  * Calls that can fail return an enum stele_status and fill *err (error.h). The library never prints, exits or touches
@@ -14,6 +15,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <time.h>
 
 #include "error.h"
 
@@ -109,7 +111,48 @@ STELE_API enum stele_status stele_tokenize(const struct stele_image *image, cons
 STELE_API enum stele_status stele_detokenize(const struct stele_image *image, const uint32_t *ids, size_t count,
                                              bool skip_special, char **text, size_t *bytes, struct stele_error *err);
 
-STELE_API bool stele_has_text(const struct stele_image *image);     /* a vocabulary is there */
+STELE_API bool stele_has_text(const struct stele_image *image); /* a vocabulary is there */
+
+/* ---- conversations ---- */
+
+/* What a chat template is run over; all that is zero was not given. The messages are those of `json`, `system` put in
+ * front and `user` behind, one at least. */
+struct stele_chat {
+    const char *json;             /* a list of messages, or an object with `messages`, `tools`, `documents` */
+    size_t json_bytes;
+    const char *json_name;        /* of the text in sentences: its file */
+    const char *system;
+    const char *user;
+    size_t system_bytes, user_bytes;
+    const char *const *arguments; /* "NAME=JSON": what the template reads; also add_generation_prompt, true unless said or
+                                   * something is continued, and continue_final_message */
+    size_t argument_count;
+    const char *template_name;    /* else "tool_use" where there are tools and such a template, else "default" */
+    const struct tm *now;         /* what the template takes for the time; NULL: the local time */
+};
+
+/* A conversation as the model reads it, and for each byte whether it is content: what messages, tools and arguments
+ * brought, not the template. */
+struct stele_rendered {
+    char *text;       /* UTF-8, not NUL-terminated; owned */
+    uint8_t *content; /* [bytes], 0 or 1; owned */
+    size_t bytes;
+    bool thinking;    /* it ends where the model is thinking: behind the mark that begins it */
+};
+
+/* To the byte what transformers' apply_chat_template gives. STELE_USAGE: what is asked for fits no template (no messages,
+ * nothing to continue); STELE_INPUT: JSON that is malformed, or the template refuses: its own sentence, or what in it went
+ * wrong. *out is then all zero. */
+STELE_API enum stele_status stele_render(struct stele_rendered *out, const struct stele_image *image,
+                                         const struct stele_chat *chat, struct stele_error *err);
+STELE_API void stele_rendered_free(struct stele_rendered *rendered);
+
+/* Ids of a rendered conversation. Control tokens that content spells are text; with `trust_content` they are read as
+ * transformers reads them. *ids is malloc'ed, the caller frees it. */
+STELE_API enum stele_status stele_tokenize_rendered(const struct stele_image *image, const struct stele_rendered *rendered,
+                                                    bool trust_content, uint32_t **ids, size_t *count,
+                                                    struct stele_error *err);
+
 STELE_API bool stele_has_template(const struct stele_image *image); /* the model has a chat template */
 
 /* ---- generation ---- */
@@ -141,10 +184,13 @@ struct stele_generation {
     const char *const *stops;   /* texts that end the answer, themselves left out */
     size_t stop_count;
     bool text;                  /* deliver text; else only ids (an image without a vocabulary) */
+    bool thinking;              /* what the model writes between its thinking marks goes to `think`, not to `deliver` */
+    bool thinking_begun;        /* the prompt ends inside them: stele_rendered.thinking */
 
     /* Called with each token as it is drawn (ids of end of text are not delivered) and the text that has become certain,
      * which may be empty: it is UTF-8, never cut in a character. Returning false ends the generation. */
     bool (*deliver)(void *context, const uint32_t *ids, size_t count, const char *text, size_t bytes);
+    bool (*think)(void *context, const char *text, size_t bytes); /* NULL: it is dropped */
     void *context;
 };
 

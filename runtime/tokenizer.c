@@ -73,12 +73,14 @@ static uint32_t trie_child(const struct trie *t, uint32_t node, unsigned char by
     return VOCAB_NONE;
 }
 
-/* The longest token that begins at `at`: its index in `added`, its end in *stop; or VOCAB_NONE. */
-static uint32_t trie_longest(const struct trie *t, const char *text, size_t length, size_t at,
-                             size_t *stop)
+/* The longest token that begins at `at` and touches no content: its index in `added`, its end in
+ * *stop; or VOCAB_NONE. */
+static uint32_t trie_longest(const struct trie *t, const char *text, const uint8_t *content,
+                             size_t length, size_t at, size_t *stop)
 {
     uint32_t found = VOCAB_NONE, node = 0;
-    while (at < length && (node = trie_child(t, node, (unsigned char)text[at])) != VOCAB_NONE) {
+    while (at < length && !(content && content[at]) &&
+           (node = trie_child(t, node, (unsigned char)text[at])) != VOCAB_NONE) {
         at++;
         if (t->nodes[node].added < t->added_count) {
             found = t->nodes[node].added;
@@ -95,7 +97,7 @@ uint32_t tokenizer_added_id(const struct tokenizer *t, const char *text, size_t 
     for (int i = 0; i < 2; i++) {
         struct trie trie = trie_open(&t->vocab, tables[i][0], tables[i][1]);
         size_t stop = 0;
-        uint32_t found = trie.node_count ? trie_longest(&trie, text, bytes, 0, &stop) : VOCAB_NONE;
+        uint32_t found = trie.node_count ? trie_longest(&trie, text, NULL, bytes, 0, &stop) : VOCAB_NONE;
         if (found != VOCAB_NONE && stop == bytes)
             return trie.added[found].id;
     }
@@ -115,6 +117,7 @@ struct cutter {
     struct classes classes;
     uint32_t space, word; /* class bits */
     const char *text;
+    const uint8_t *content; /* NULL, or a byte for each of text */
     size_t length;
     size_t at;                   /* where the search goes on */
     size_t done;                 /* what was given out, and the space that a token took */
@@ -174,7 +177,7 @@ static bool cutter_next(struct cutter *c, struct stretch *out)
         if (c->at == c->length)
             break;
         struct stretch s = {.start = c->at};
-        uint32_t found = trie_longest(&c->trie, c->text, c->length, c->at, &s.stop);
+        uint32_t found = trie_longest(&c->trie, c->text, c->content, c->length, c->at, &s.stop);
         if (found == VOCAB_NONE) {
             c->at++;
             continue;
@@ -209,15 +212,19 @@ struct encoder {
     struct normalizer normalizer;
     struct pretoken pretoken;
     struct bpe bpe;
+    struct text_buffer marked, marks; /* normalised piece by piece, and its content (marks) */
     struct id_buffer out;
 };
 
 static struct cutter cutter_start(const struct encoder *e, bool normalized, const char *text,
-                                  size_t length)
+                                  const uint8_t *content, size_t length)
 {
     const struct vocab *v = e->vocab;
-    struct cutter c = {
-        .space = v->header.space, .word = v->header.word, .text = text, .length = length};
+    struct cutter c = {.space = v->header.space,
+                       .word = v->header.word,
+                       .text = text,
+                       .content = content,
+                       .length = length};
     if (e->flags & TOKENIZER_PLAIN)
         return c;
     c.trie = normalized ? trie_open(v, VOCAB_NORMAL, VOCAB_NORMAL_EDGES)
@@ -245,42 +252,93 @@ static enum stele_status encode_pieces(struct encoder *e, const char *text, size
     return status;
 }
 
-/* A stretch between the added tokens of the text as it came. */
-static enum stele_status encode_stretch(struct encoder *e, const char *text, size_t length,
-                                        bool at_start, struct stele_error *err)
+static enum stele_status append_marks(struct text_buffer *b, uint8_t mark, size_t count,
+                                      struct stele_error *err)
 {
-    enum stele_status status = normalizer_run(&e->normalizer, text, length, &text, &length, err);
-    struct cutter c = cutter_start(e, true, text, length);
+    size_t from = b->length;
+    enum stele_status status = text_reserve(b, count, err);
+    if (status)
+        return status;
+    memset(b->data + from, mark, count);
+    b->length += count;
+    return STELE_OK;
+}
+
+/* Which bytes of a normalised stretch are content, in e->marks. Each part of one origin is normalised
+ * by itself; where that makes another text than the whole (a mark of the content changes the
+ * template's letter before it), all of it counts as content. */
+static enum stele_status mark_normalized(struct encoder *e, const char *text,
+                                         const uint8_t *content, size_t length,
+                                         const char *normalized, size_t normalized_length,
+                                         struct stele_error *err)
+{
+    struct normalizer parts = {.vocab = e->vocab};
+    enum stele_status status = STELE_OK;
+    e->marked.length = e->marks.length = 0;
+    for (size_t at = 0, end; at < length && !status; at = end) {
+        const char *part;
+        size_t part_length;
+        for (end = at + 1; end < length && !content[end] == !content[at];)
+            end++;
+        parts.inside = at > 0;
+        status = normalizer_run(&parts, text + at, end - at, &part, &part_length, err);
+        if (!status)
+            status = text_append(&e->marked, part, part_length, err);
+        if (!status)
+            status = append_marks(&e->marks, content[at], part_length, err);
+    }
+    normalizer_free(&parts);
+    if (!status && (e->marked.length != normalized_length ||
+                    memcmp(e->marked.data, normalized, normalized_length))) {
+        e->marks.length = 0;
+        status = append_marks(&e->marks, 1, normalized_length, err);
+    }
+    return status;
+}
+
+/* A stretch between the added tokens of the text as it came. */
+static enum stele_status encode_stretch(struct encoder *e, const char *text, const uint8_t *content,
+                                        size_t length, bool at_start, struct stele_error *err)
+{
+    const char *normalized;
+    size_t n;
+    enum stele_status status = normalizer_run(&e->normalizer, text, length, &normalized, &n, err);
+    if (!status && content && normalized != text && vocab_count(e->vocab, VOCAB_NORMAL)) {
+        status = mark_normalized(e, text, content, length, normalized, n, err);
+        content = (const uint8_t *)e->marks.data;
+    }
+    struct cutter c = cutter_start(e, true, normalized, content, n);
     for (struct stretch s; !status && cutter_next(&c, &s);)
         status = s.id != VOCAB_NONE ? id_append(&e->out, s.id, err)
-                                    : encode_pieces(e, text + s.start, s.stop - s.start,
+                                    : encode_pieces(e, normalized + s.start, s.stop - s.start,
                                                     at_start && !s.start, err);
     return status;
 }
 
-static enum stele_status encode_text(struct encoder *e, const char *text, size_t length,
-                                     struct stele_error *err)
+static enum stele_status encode_text(struct encoder *e, const char *text, const uint8_t *content,
+                                     size_t length, struct stele_error *err)
 {
     enum stele_status status = STELE_OK;
-    struct cutter c = cutter_start(e, false, text, length);
+    struct cutter c = cutter_start(e, false, text, content, length);
     for (struct stretch s; !status && cutter_next(&c, &s);)
         status = s.id != VOCAB_NONE
                      ? id_append(&e->out, s.id, err)
-                     : encode_stretch(e, text + s.start, s.stop - s.start, !s.start, err);
+                     : encode_stretch(e, text + s.start, content ? content + s.start : NULL,
+                                      s.stop - s.start, !s.start, err);
     return status;
 }
 
 /* What the post-processor puts around the ids of the text. */
-static enum stele_status encode_whole(struct encoder *e, const char *text, size_t length,
-                                      struct stele_error *err)
+static enum stele_status encode_whole(struct encoder *e, const char *text, const uint8_t *content,
+                                      size_t length, struct stele_error *err)
 {
     const uint32_t *template = vocab_records(e->vocab, VOCAB_TEMPLATE);
     uint32_t count = vocab_count(e->vocab, VOCAB_TEMPLATE);
     if ((e->flags & TOKENIZER_BARE) || !count)
-        return encode_text(e, text, length, err);
+        return encode_text(e, text, content, length, err);
     enum stele_status status = STELE_OK;
     for (uint32_t i = 0; i < count && !status; i++)
-        status = template[i] == TEMPLATE_TEXT ? encode_text(e, text, length, err)
+        status = template[i] == TEMPLATE_TEXT ? encode_text(e, text, content, length, err)
                                               : id_append(&e->out, template[i], err);
     return status;
 }
@@ -295,9 +353,9 @@ static enum stele_status check_ids(const struct encoder *e, struct stele_error *
     return STELE_OK;
 }
 
-enum stele_status tokenizer_encode(const struct tokenizer *t, const char *text, size_t bytes,
-                                   unsigned flags, uint32_t **ids, size_t *count,
-                                   struct stele_error *err)
+enum stele_status tokenizer_encode(const struct tokenizer *t, const char *text,
+                                   const uint8_t *content, size_t bytes, unsigned flags,
+                                   uint32_t **ids, size_t *count, struct stele_error *err)
 {
     *ids = NULL;
     *count = 0;
@@ -319,7 +377,7 @@ enum stele_status tokenizer_encode(const struct tokenizer *t, const char *text, 
     if (!status)
         status = pretoken_open(&e->pretoken, &t->vocab, err);
     if (!status)
-        status = encode_whole(e, text, bytes, err);
+        status = encode_whole(e, text, content, bytes, err);
     if (!status)
         status = check_ids(e, err);
     if (!status && e->out.count) {
@@ -328,6 +386,8 @@ enum stele_status tokenizer_encode(const struct tokenizer *t, const char *text, 
         e->out.ids = NULL;
     }
     free(e->out.ids);
+    free(e->marked.data);
+    free(e->marks.data);
     bpe_free(&e->bpe);
     pretoken_close(&e->pretoken);
     normalizer_free(&e->normalizer);

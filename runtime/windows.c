@@ -115,7 +115,7 @@ static enum stele_status read_text(struct windows *w, const char *file,
     size_t bytes = 0;
     uint64_t most = set->bytes ? set->bytes : UINT64_MAX;
     enum stele_status status = strcmp(file, "-") ? read_file(file, most, &text, &bytes, err)
-                                                 : cmd_read_stdin(&text, &bytes, err);
+                                                 : cmd_read_all(STDIN_FILENO, "standard input", &text, &bytes, err);
     if (status == STELE_OK && bytes >= most)
         bytes = whole_characters(text, (size_t)most);
     unsigned flags = STELE_TEXT_BARE | (set->plain ? STELE_TEXT_PLAIN : 0u);

@@ -100,7 +100,7 @@ class ImageFile:
         at, end, entries, parts = 2 * PAGE, 2 * PAGE, [], []
         for i, s in enumerate(self.sections):
             size = len(s.raw) if s.length is None else s.length
-            at = padded(at, CHUNK if s.kind == WEIGHTS and size >= 64 << 20 else PAGE)
+            at = padded(at, 64 if s.kind != WEIGHTS else CHUNK if size >= 64 << 20 else PAGE)
             offset = s.offset if s.offset is not None else at
             digest = s.digest if s.digest is not None else section_digest(s.raw)
             entries.append((s.kind, struct.pack("<IIQQ16s", i, s.kind, offset, size, digest)))

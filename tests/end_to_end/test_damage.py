@@ -161,7 +161,7 @@ def a_section_table_that_lies_is_refused_with_the_section_named():
     run_of(changed(with_offset(0, 0))).exits(3, "section 0")
     run_of(changed(with_offset(1, 3 * 4096 + 8))).exits(3, "section 1")
     run_of(changed(lambda s: s.append(im.Section(im.PLAN, s[0].raw)))).exits(3, "plan")
-    run_of(changed(lambda s: s.append(im.Section(8, b"x")))).exits(3, "unknown kind 8")
+    run_of(changed(lambda s: s.append(im.Section(9, b"x")))).exits(3, "unknown kind 9")
     run_of(changed(lambda s: s.append(im.Section(0, b"x")))).exits(3, "unknown kind 0")
     for kind, name in ((im.PLAN, "plan"), (im.TENSORS, "tensors"), (im.WEIGHTS, "weights")):
         run_of(changed(lambda s: s.remove(next(x for x in s if x.kind == kind)))).exits(3, name)

@@ -64,7 +64,7 @@ static void check_encode(struct run *r, const json_t *text, const json_t *want, 
     size_t want_count, count;
     uint32_t *wanted = ids_of(want, &want_count), *ids;
     enum stele_status status =
-        tokenizer_encode(&r->tokenizer, json_string_value(text), json_string_length(text), flags,
+        tokenizer_encode(&r->tokenizer, json_string_value(text), NULL, json_string_length(text), flags,
                          &ids, &count, &err);
     if (status || count != want_count || (count && memcmp(ids, wanted, count * sizeof *ids))) {
         wrong(r, status ? err.text : "encodes otherwise", json_string_value(text),

@@ -62,7 +62,7 @@ START_TEST(every_failed_allocation_is_reported)
     enum stele_status status = STELE_SYSTEM;
     for (long n = 0; CAN_FAIL && status; n++) {
         calls_left = n;
-        status = tokenizer_encode(&t, text, sizeof text - 1, 0, &ids, &count, &err);
+        status = tokenizer_encode(&t, text, NULL, sizeof text - 1, 0, &ids, &count, &err);
         if (!status)
             status = tokenizer_decode(&t, ids, count, true, &back, &bytes, &err);
         calls_left = -1;

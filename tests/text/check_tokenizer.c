@@ -57,7 +57,7 @@ static size_t encode(const struct loaded *l, const char *text, size_t bytes, uns
     size_t count;
     struct stele_error err;
     enum stele_status status =
-        tokenizer_encode(&l->tokenizer, text, bytes, flags, ids, &count, &err);
+        tokenizer_encode(&l->tokenizer, text, NULL, bytes, flags, ids, &count, &err);
     ck_assert_msg(!status, "%s", err.text);
     return count;
 }
@@ -80,7 +80,7 @@ START_TEST(text_that_is_not_utf8_is_refused_with_its_offset)
         size_t count;
         struct stele_error err;
         ck_assert_int_eq(
-            tokenizer_encode(&l.tokenizer, bad[i].text, strlen(bad[i].text), 0, &ids, &count, &err),
+            tokenizer_encode(&l.tokenizer, bad[i].text, NULL, strlen(bad[i].text), 0, &ids, &count, &err),
             STELE_INPUT);
         ck_assert_msg(strstr(err.text, bad[i].offset), "%s", err.text);
         ck_assert_ptr_null(ids);
@@ -215,7 +215,7 @@ static void use(const struct tokenizer *t, const char *text, unsigned flags)
     uint32_t *ids;
     size_t count, bytes;
     char *back;
-    if (tokenizer_encode(t, text, strlen(text), flags, &ids, &count, NULL))
+    if (tokenizer_encode(t, text, NULL, strlen(text), flags, &ids, &count, NULL))
         return;
     tokenizer_decode(t, ids, count, flags & 1, &back, &bytes, NULL);
     free(back);
