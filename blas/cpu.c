@@ -672,6 +672,12 @@ static bool cpu_rope_kv(struct blas_device *d, const struct op_rope_kv *op, size
     return *row == SIZE_MAX;
 }
 
+static void cpu_copy_kv(struct blas_device *d, const struct blas_kv *kv, size_t to, size_t from)
+{
+    uint8_t *blocks = d->kv + kv->offset;
+    memcpy(blocks + to * kv->block_bytes, blocks + from * kv->block_bytes, kv->block_bytes);
+}
+
 struct attention_job {
     struct blas_device *device;
     const struct op_attention *op;
@@ -733,6 +739,7 @@ const struct blas_backend blas_cpu = {
     .norm = cpu_norm,
     .linear = cpu_linear,
     .rope_kv = cpu_rope_kv,
+    .copy_kv = cpu_copy_kv,
     .attention = cpu_attention,
     .router = cpu_router,
     .experts = cpu_experts,

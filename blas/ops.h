@@ -172,6 +172,9 @@ struct blas_backend {
     bool (*rope_kv)(struct blas_device *device, const struct op_rope_kv *op, size_t *row);
     void (*attention)(struct blas_device *device, const struct op_attention *op);
 
+    /* Copies block `from` of a state over block `to`. */
+    void (*copy_kv)(struct blas_device *device, const struct blas_kv *kv, size_t to, size_t from);
+
     void (*router)(struct blas_device *device, const struct op_router *op);
     void (*experts)(struct blas_device *device, const struct op_experts *op);
     void (*gate)(struct blas_device *device, const struct op_gate *op);

@@ -167,6 +167,18 @@ enum stele_status cmd_read_all(int fd, const char *name, char **out, size_t *byt
     return STELE_OK;
 }
 
+enum stele_status cmd_read_file(const char *path, char **out, size_t *bytes, struct stele_error *err)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    *out = NULL;
+    *bytes = 0;
+    if (fd < 0)
+        return stele_fail(err, STELE_SYSTEM, "%s: %s", path, strerror(errno));
+    enum stele_status status = cmd_read_all(fd, path, out, bytes, err);
+    close(fd);
+    return status;
+}
+
 enum stele_status cmd_text(const char *operand, const char *what, const char **text, size_t *bytes, char **owned,
                            struct stele_error *err)
 {

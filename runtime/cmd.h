@@ -54,6 +54,9 @@ int cmd_fail(const char *verb, const struct stele_error *err);
 /* Reads a descriptor to its end into malloc'ed bytes; `name` is what sentences call it. */
 enum stele_status cmd_read_all(int fd, const char *name, char **out, size_t *bytes, struct stele_error *err);
 
+/* Reads a file into malloc'ed bytes. */
+enum stele_status cmd_read_file(const char *path, char **out, size_t *bytes, struct stele_error *err);
+
 /* The text of an operand: `operand` itself, or standard input where it is "-" or NULL. NULL and a terminal is STELE_USAGE
  * at once, saying `what` is missing. *owned is to be freed (NULL where the operand was taken). */
 enum stele_status cmd_text(const char *operand, const char *what, const char **text, size_t *bytes, char **owned,
@@ -80,6 +83,7 @@ const char *cmd_kernels(void);
 extern const struct verb *const verbs[]; /* NULL behind the last */
 
 int cmd_run(int argc, char **argv);
+int cmd_choose(int argc, char **argv);
 int cmd_render(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
 int cmd_logprobs(int argc, char **argv);

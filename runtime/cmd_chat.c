@@ -2,7 +2,6 @@
 #include "cmd_chat.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -105,49 +104,63 @@ static enum stele_status read_messages(char **out, size_t *bytes, struct stele_e
         return STELE_OK;
     if (!strcmp(cmd_chat.messages, "-"))
         return cmd_read_all(STDIN_FILENO, "standard input", out, bytes, err);
-    int fd = open(cmd_chat.messages, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return stele_fail(err, STELE_SYSTEM, "%s: %s", cmd_chat.messages, strerror(errno));
-    enum stele_status status = cmd_read_all(fd, cmd_chat.messages, out, bytes, err);
-    close(fd);
+    return cmd_read_file(cmd_chat.messages, out, bytes, err);
+}
+
+/* What every rendering of this process shares. */
+static struct {
+    bool read;
+    struct tm now;
+    char *messages; /* NULL: none */
+    size_t bytes;
+} shared;
+
+static enum stele_status read_shared(struct stele_error *err)
+{
+    if (shared.read)
+        return STELE_OK;
+    enum stele_status status = choose_date(&shared.now, err);
+    if (status == STELE_OK)
+        status = read_messages(&shared.messages, &shared.bytes, err);
+    shared.read = status == STELE_OK;
     return status;
 }
 
-/* The user's own message: the operand, or standard input where nothing else says what to do. */
-static enum stele_status read_prompt(const char *operand, struct stele_chat *chat, char **owned, struct stele_error *err)
+enum stele_status cmd_chat_render_text(const struct stele_image *image, const char *text, size_t bytes,
+                                       struct stele_rendered *out, struct stele_error *err)
 {
-    *owned = NULL;
-    if (cmd_chat.messages && !operand)
-        return STELE_OK;
-    if (operand && !strcmp(operand, "-") && cmd_chat.messages && !strcmp(cmd_chat.messages, "-"))
-        return stele_fail(err, STELE_USAGE, "the messages and the prompt cannot both be standard input");
-    return cmd_text(operand, "prompt", &chat->user, &chat->user_bytes, owned, err);
+    *out = (struct stele_rendered){0};
+    enum stele_status status = read_shared(err);
+    struct stele_chat chat = {
+        .json = shared.messages,
+        .json_bytes = shared.bytes,
+        .json_name = cmd_chat.messages && strcmp(cmd_chat.messages, "-") ? cmd_chat.messages : "standard input",
+        .system = cmd_chat.system,
+        .system_bytes = cmd_chat.system ? strlen(cmd_chat.system) : 0,
+        .user = text,
+        .user_bytes = bytes,
+        .arguments = cmd_chat.arguments.items,
+        .argument_count = cmd_chat.arguments.count,
+        .template_name = cmd_chat.template_name,
+        .now = &shared.now,
+    };
+    return status == STELE_OK ? stele_render(out, image, &chat, err) : status;
 }
 
 enum stele_status cmd_chat_render(const struct stele_image *image, const char *operand, struct stele_rendered *out,
                                   struct stele_error *err)
 {
-    struct tm now;
-    char *messages = NULL, *prompt = NULL;
-    struct stele_chat chat = {
-        .json_name = cmd_chat.messages && strcmp(cmd_chat.messages, "-") ? cmd_chat.messages : "standard input",
-        .system = cmd_chat.system,
-        .system_bytes = cmd_chat.system ? strlen(cmd_chat.system) : 0,
-        .arguments = cmd_chat.arguments.items,
-        .argument_count = cmd_chat.arguments.count,
-        .template_name = cmd_chat.template_name,
-        .now = &now,
-    };
+    const char *text = NULL;
+    char *owned = NULL;
+    size_t bytes = 0;
+    enum stele_status status = STELE_OK;
     *out = (struct stele_rendered){0};
-    enum stele_status status = choose_date(&now, err);
+    if (operand && !strcmp(operand, "-") && cmd_chat.messages && !strcmp(cmd_chat.messages, "-"))
+        return stele_fail(err, STELE_USAGE, "the messages and the prompt cannot both be standard input");
+    if (operand || !cmd_chat.messages)
+        status = cmd_text(operand, "prompt", &text, &bytes, &owned, err);
     if (status == STELE_OK)
-        status = read_messages(&messages, &chat.json_bytes, err);
-    chat.json = messages;
-    if (status == STELE_OK)
-        status = read_prompt(operand, &chat, &prompt, err);
-    if (status == STELE_OK)
-        status = stele_render(out, image, &chat, err);
-    free(messages);
-    free(prompt);
+        status = cmd_chat_render_text(image, text, bytes, out, err);
+    free(owned);
     return status;
 }

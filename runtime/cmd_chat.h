@@ -46,7 +46,12 @@ enum stele_status cmd_chat_applies(const struct stele_image *image, bool *applie
 enum stele_status cmd_chat_render(const struct stele_image *image, const char *operand, struct stele_rendered *out,
                                   struct stele_error *err);
 
-/* The date that templates are given, once cmd_chat_render was called; else NULL. */
+/* The same with a user's message as bytes; NULL: none. The options' date and file of messages are read at the first call
+ * and kept. */
+enum stele_status cmd_chat_render_text(const struct stele_image *image, const char *text, size_t bytes,
+                                       struct stele_rendered *out, struct stele_error *err);
+
+/* The date that templates are given, once something was rendered; else NULL. */
 const char *cmd_chat_date(void);
 
 #endif

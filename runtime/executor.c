@@ -405,6 +405,7 @@ void stele_session_close(struct stele_session *s)
         return;
     s->backend->close(s->device);
     kv_close(&s->kv);
+    free(s->kept);
     free(s->experts_used);
     free(s->wanted);
     free(s->rows);
@@ -416,6 +417,18 @@ void stele_session_close(struct stele_session *s)
 }
 
 /* ---- stepping ---- */
+
+/* Whether the rings still have what a row behind the first `positions` of a sequence sees. */
+static bool rings_have(const struct stele_session *s, uint32_t sequence, uint32_t positions)
+{
+    for (uint32_t i = 0; positions && i < s->plan.counts.states; i++) {
+        const struct plan_state *state = &s->plan.states[i];
+        size_t ring = ring_blocks(s, state), seen = positions < state->window ? 0 : positions - state->window + 1;
+        if (ring && (s->kv.reach[sequence] - 1) / KV_BLOCK - seen / KV_BLOCK >= ring)
+            return false;
+    }
+    return true;
+}
 
 static enum stele_status check_slice(const struct stele_session *s, const struct stele_slice *slice, size_t rows,
                                      struct stele_error *err)
@@ -445,7 +458,13 @@ static enum stele_status gather_rows(struct stele_session *s, const struct stele
         enum stele_status status = check_slice(s, slice, s->row_count, err);
         if (status != STELE_OK)
             return status;
-        kv_grow(&s->kv, slice->sequence, slice->first + slice->count);
+        const char *why;
+        if (!rings_have(s, slice->sequence, slice->first))
+            return stele_fail(err, STELE_USAGE, "position %" PRIu32 " of sequence %" PRIu32
+                              ": the windows have moved on beyond what it sees", slice->first, slice->sequence);
+        if (slice->count && !kv_write(&s->kv, slice->sequence, slice->first, slice->count, &why))
+            return stele_fail(err, STELE_USAGE, "positions of sequence %" PRIu32 " from %" PRIu32 " on %s", slice->sequence,
+                              slice->first, why);
         const uint32_t *blocks = kv_table(&s->kv, slice->sequence);
         for (uint32_t j = 0; j < slice->count; j++) {
             if (j >= slice->logits_from)
@@ -569,6 +588,32 @@ enum stele_status stele_step(struct stele_session *s, const struct stele_slice *
         if (!run_op(s, &s->ops[i], &row))
             return kv_refused(s, i, row, err);
     }
+    return STELE_OK;
+}
+
+/* Copies what a branch does not read of its origin: the block that `positions` ends in, or a ring. */
+static void copy_state(struct stele_session *s, const struct blas_kv *kv, uint32_t to, uint32_t from, uint32_t positions)
+{
+    size_t filled = (s->kv.reach[from] + KV_BLOCK - 1) / KV_BLOCK;
+    for (size_t b = 0; kv->ring && positions && b < kv->ring && b < filled; b++)
+        s->backend->copy_kv(s->device, kv, to * kv->ring + b, from * kv->ring + b);
+    if (!kv->ring && positions % KV_BLOCK)
+        s->backend->copy_kv(s->device, kv, kv_table(&s->kv, to)[positions / KV_BLOCK],
+                            kv_table(&s->kv, from)[positions / KV_BLOCK]);
+}
+
+enum stele_status stele_branch(struct stele_session *s, uint32_t to, uint32_t from, uint32_t positions,
+                               struct stele_error *err)
+{
+    const char *why = "are beyond what the windows keep";
+    if (to >= s->kv.sequences || from >= s->kv.sequences || to == from)
+        return stele_fail(err, STELE_USAGE, "sequence %" PRIu32 " as a branch of %" PRIu32 ", of %" PRIu32, to, from,
+                          s->kv.sequences);
+    if (!rings_have(s, from, positions) || !kv_branch(&s->kv, to, from, positions, &why))
+        return stele_fail(err, STELE_USAGE, "the first %" PRIu32 " positions of sequence %" PRIu32 " %s", positions, from, why);
+    for (uint32_t i = 0; i < s->plan.counts.ops; i++)
+        if (s->ops[i].code == PLAN_ROPE_KV)
+            copy_state(s, &s->ops[i].rope_kv.kv, to, from, positions);
     return STELE_OK;
 }
 

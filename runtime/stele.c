@@ -18,10 +18,11 @@
 #define STELE_LIBEXECDIR "/usr/local/libexec/stele"
 #endif
 
-extern const struct verb verb_run, verb_render, verb_tokenize, verb_logprobs, verb_inspect, verb_verify, verb_perplexity, verb_kld;
+extern const struct verb verb_run, verb_choose, verb_render, verb_tokenize, verb_logprobs, verb_inspect, verb_verify, verb_perplexity, verb_kld;
 
 const struct verb *const verbs[] = {
     &verb_run,
+    &verb_choose,
     &verb_render,
     &verb_tokenize,
     &verb_logprobs,

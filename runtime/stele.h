@@ -82,6 +82,12 @@ STELE_API enum stele_status stele_step(struct stele_session *session, const stru
 STELE_API enum stele_status stele_logits(struct stele_session *session, size_t from, size_t count, float *out,
                                          struct stele_error *err);
 
+/* Makes sequence `to` a branch of the first `positions` of sequence `from`, which were computed: its text goes on behind
+ * them. They lie in memory once; as long as the branch is one, `from` cannot compute them anew (STELE_USAGE), and `to` not
+ * at all. A branch of no positions begins anew. */
+STELE_API enum stele_status stele_branch(struct stele_session *session, uint32_t to, uint32_t from, uint32_t positions,
+                                         struct stele_error *err);
+
 struct stele_session_info {
     uint32_t vocabulary; /* rows of the head */
     uint32_t context;
@@ -94,6 +100,33 @@ struct stele_session_info {
     double first_op; /* CLOCK_MONOTONIC seconds when the first op began; 0 before */
 };
 STELE_API struct stele_session_info stele_session_info(const struct stele_session *session);
+
+/* ---- scoring ---- */
+
+/* A continuation of an item's prompt, of one id at least. */
+struct stele_branch_ids {
+    const uint32_t *ids;
+    size_t count;
+    double logprob; /* out: of its ids together, behind the prompt */
+};
+
+struct stele_item {
+    const uint32_t *prompt; /* one id at least */
+    size_t prompt_count;
+    struct stele_branch_ids *branches;
+    size_t branch_count;
+};
+
+/* Computes ids once, as a beginning that items of stele_score share; they replace those of the last call. Takes sequence 0
+ * of the session. */
+STELE_API enum stele_status stele_keep(struct stele_session *session, const uint32_t *ids, size_t count,
+                                       struct stele_error *err);
+
+/* Fills in the branches' logprob: the prompts, less what is kept of them, and then the branches as branches of them, as many
+ * in a step as chunk and sequences allow, so a session of few sequences is slow at this; 3 are needed. The result is the
+ * same bits in any company. STELE_USAGE: prompt and branch are longer than the context, or an id is out of range. */
+STELE_API enum stele_status stele_score(struct stele_session *session, struct stele_item *items, size_t n,
+                                        struct stele_error *err);
 
 /* ---- text ---- */
 

@@ -12,6 +12,9 @@ greedy     per prompt: its ids, the ids of the greedy continuation (at most 200,
            end included: an implementation whose logits are off by less than half of it agrees.
 logits     for one sequence of 16 ids: per position the 8 largest logits as [id, logit], in falling
            order, and the largest absolute logit of the vocabulary.
+choices    per prompt and list of choices: the log-probability of each choice behind the prompt. Prompt
+           and choice are tokenised together; what the ids of all of them and of the prompt alone
+           begin with in common is given, and the ids behind it count.
 tokenizer  per text: `ids` with special tokens added, `ids_plain` without, and `decoded`, the text
            of `ids_plain` with special tokens spelled out.
 """
@@ -36,6 +39,13 @@ PROMPTS = [
     "Tom had six apples.",
 ]
 LOGITS_PROMPT = "One day, Anna lost her red ball. She looked under the table, but it was"
+
+CHOICES = [
+    ["Once upon a time, there was a", [" fox", " girl", " boy named Tom", " sheep"]],
+    ["One day, Anna lost her red", [" ball", " hat", " ball. She looked under the table"]],
+    ["The owl was", [" happy", " sad", "n't"]],
+    ["Tom had six", [" apples.", " apples", " red apples and a b", "ty"]],
+]
 
 TEXTS = [
     "Hello",
@@ -151,6 +161,17 @@ def top_logits(model, tokenizer, prompt, top=8, positions=16):
     return {"prompt_ids": ids, "positions": rows}
 
 
+def choice_logprobs(model, tokenizer, prompt, choices):
+    alone = tokenizer.encode(prompt).ids
+    ids = [tokenizer.encode(prompt + choice).ids for choice in choices]
+    shared = min(next((i for i, (a, b) in enumerate(zip(alone, x)) if a != b), len(alone)) for x in ids)
+    sums = []
+    for x in ids:
+        rows = torch.log_softmax(logits_of(model, x).double(), dim=-1)
+        sums.append(round(sum(rows[i - 1, x[i]].item() for i in range(shared, len(x))), 7))
+    return {"prompt": prompt, "choices": choices, "tokens": [len(x) - shared for x in ids], "logprobs": sums}
+
+
 def tokenized(tokenizer, text):
     plain = tokenizer.encode(text, add_special_tokens=False).ids
     return {
@@ -172,11 +193,13 @@ def main():
     model = AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float32)
     stories = [greedy(model, tokenizer, prompt) for prompt in PROMPTS]
     logits = top_logits(model, tokenizer, LOGITS_PROMPT)
+    choices = [choice_logprobs(model, tokenizer, *c) for c in CHOICES]
     texts = [tokenized(tokenizer, text) for text in TEXTS]
     (HERE / "golden.json").write_text(
         f'{{\n "greedy": {lines(stories)},\n'
         f' "logits": {{"prompt_ids": {logits["prompt_ids"]},\n'
         f'  "positions": {lines(logits["positions"])}}},\n'
+        f' "choices": {lines(choices)},\n'
         f' "tokenizer": {lines(texts)}\n}}\n'
     )
     for story in stories:
