@@ -109,7 +109,7 @@ static enum stele_status compile(struct conversion *v)
     if (status != STELE_OK)
         return status;
     v->emitter = (struct emitter){.source = &v->checkpoint, .weights = v->options->weights, .err = v->err};
-    family->emit(&v->config, &v->emitter);
+    family_emit(family, &v->config, &v->emitter);
     status = config_check_quantised(&v->config, true);
     if (status == STELE_OK)
         status = config_finish(&v->config);

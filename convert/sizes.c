@@ -155,7 +155,7 @@ static enum stele_status compile(struct outline *o)
         status = open_tensors(o);
     if (status != STELE_OK)
         return status;
-    family->emit(&o->config, &o->emitter);
+    family_emit(family, &o->config, &o->emitter);
     status = config_check_quantised(&o->config, true);
     if (status == STELE_OK)
         status = config_finish(&o->config);

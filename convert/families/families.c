@@ -4,7 +4,9 @@
 #include <stdio.h>
 #include <string.h>
 
-extern const struct family family_llama, family_mistral, family_mixtral, family_qwen2, family_qwen3, family_qwen2_moe, family_qwen3_moe, family_gemma2, family_gemma3, family_granite, family_olmo2, family_olmo3, family_phi3, family_smollm3, family_gpt_oss;
+extern const struct family family_llama, family_mistral, family_mixtral, family_qwen2, family_qwen3, family_qwen2_moe,
+    family_qwen3_moe, family_gemma2, family_gemma3, family_granite, family_olmo2, family_olmo3, family_phi3, family_smollm3,
+    family_gpt_oss;
 
 static const struct family *const families[] = {
     &family_llama,
@@ -30,6 +32,13 @@ const struct family *family_find(const char *architecture)
         if (!strcmp(families[i]->architecture, architecture))
             return families[i];
     return NULL;
+}
+
+void family_emit(const struct family *family, struct config *config, struct emitter *emitter)
+{
+    if (family->neutral)
+        config_known(config, family->neutral);
+    family->emit(config, emitter);
 }
 
 void family_names(char *text, size_t size)

@@ -12,10 +12,17 @@ struct family {
     /* Reads what it knows of the config, emits slots, tensors and ops, sets emitter->vocabulary and context. Errors go to
      * config->status and emitter->status. */
     void (*emit)(struct config *config, struct emitter *emitter);
+
+    /* Keys that its class reads and that change nothing here, or that only it is published with; NULL behind the last, or no
+     * table. What changes nothing in any family stands in config.c. */
+    const char *const *neutral;
 };
 
 /* The family of that architecture, or NULL. */
 const struct family *family_find(const char *architecture);
+
+/* Marks the family's neutral keys as known and lets it emit. */
+void family_emit(const struct family *family, struct config *config, struct emitter *emitter);
 
 /* The names of all, ", " between them, for sentences. */
 void family_names(char *text, size_t size);

@@ -7,12 +7,16 @@
 #include <math.h>
 #include <string.h>
 
+static const char *const neutral[] = {
+    "cache_implementation",
+    "hidden_act", /* hidden_activation has the say */
+    NULL,
+};
+
 /* sqrt(hidden) as the model's type holds it: transformers rounds the root to bf16 where the weights are, f32 is exact. */
 static struct dense gemma_config(struct config *c)
 {
-    static const char *const nothing[] = {"cache_implementation", "hidden_act", NULL};
     struct dense d = dense_config(c, true, 8192, 1e-6);
-    config_known(c, nothing); /* hidden_act: hidden_activation has the say */
     d.head_dim = config_count(c, "head_dim", 256, 4096);
     d.qkv_bias = d.out_bias = config_flag(c, "attention_bias", false);
     d.norm_added = 1;
@@ -77,5 +81,5 @@ static void emit_gemma3(struct config *c, struct emitter *e)
     dense_close(&d);
 }
 
-const struct family family_gemma2 = {"Gemma2ForCausalLM", emit_gemma2};
-const struct family family_gemma3 = {"Gemma3ForCausalLM", emit_gemma3};
+const struct family family_gemma2 = {"Gemma2ForCausalLM", emit_gemma2, neutral};
+const struct family family_gemma3 = {"Gemma3ForCausalLM", emit_gemma3, neutral};

@@ -4,6 +4,15 @@
  * a window; YaRN. */
 #include "dense.h"
 
+static const char *const neutral[] = {
+    "experts_per_token",      /* another name of num_experts_per_tok */
+    "hidden_act",             /* the gate is the clamped one, whatever it says */
+    "initial_context_length", /* the RoPE object has it */
+    "quantization_config",    /* of kind mxfp4, and which tensors are is fixed */
+    "router_aux_loss_coef",
+    NULL,
+};
+
 static struct dense_experts read_experts(struct config *c, const struct dense *d)
 {
     struct dense_experts x = {
@@ -25,16 +34,7 @@ static struct dense_experts read_experts(struct config *c, const struct dense *d
 
 static void emit_gpt_oss(struct config *c, struct emitter *e)
 {
-    static const char *const neutral[] = {
-        "experts_per_token",      /* another name of num_experts_per_tok */
-        "hidden_act",             /* the gate is the clamped one, whatever it says */
-        "initial_context_length", /* the RoPE object has it */
-        "quantization_config",    /* of kind mxfp4, and which tensors are is fixed */
-        "router_aux_loss_coef",
-        NULL,
-    };
     struct dense d = dense_config(c, false, 131072, 1e-5);
-    config_known(c, neutral);
     config_need_count(c, "head_dim", 4096);
     d.epsilon = (float)config_number(c, "rms_norm_eps", 1e-5);
     d.qkv_bias = d.out_bias = config_flag(c, "attention_bias", true);
@@ -54,4 +54,4 @@ static void emit_gpt_oss(struct config *c, struct emitter *e)
     dense_close(&d);
 }
 
-const struct family family_gpt_oss = {"GptOssForCausalLM", emit_gpt_oss};
+const struct family family_gpt_oss = {"GptOssForCausalLM", emit_gpt_oss, neutral};

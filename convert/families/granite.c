@@ -21,4 +21,4 @@ static void emit_granite(struct config *c, struct emitter *e)
     dense_close(&d);
 }
 
-const struct family family_granite = {"GraniteForCausalLM", emit_granite};
+const struct family family_granite = {"GraniteForCausalLM", emit_granite, NULL};

@@ -16,4 +16,4 @@ static void emit_llama(struct config *c, struct emitter *e)
     dense_close(&d);
 }
 
-const struct family family_llama = {"LlamaForCausalLM", emit_llama};
+const struct family family_llama = {"LlamaForCausalLM", emit_llama, NULL};

@@ -16,4 +16,4 @@ static void emit_mistral(struct config *c, struct emitter *e)
     dense_close(&d);
 }
 
-const struct family family_mistral = {"MistralForCausalLM", emit_mistral};
+const struct family family_mistral = {"MistralForCausalLM", emit_mistral, NULL};

@@ -2,11 +2,11 @@
 /* MixtralForCausalLM: Mistral whose network is the best 2 of 8 experts. */
 #include "dense.h"
 
+static const char *const neutral[] = {"router_aux_loss_coef", "router_jitter_noise", NULL}; /* of training */
+
 static void emit_mixtral(struct config *c, struct emitter *e)
 {
-    static const char *const training[] = {"router_aux_loss_coef", "router_jitter_noise", NULL};
     struct dense d = dense_config(c, false, 131072, 1e-5);
-    config_known(c, training);
     dense_silu(c);
     d.experts = (struct dense_experts){
         .count = (uint32_t)config_count(c, "num_local_experts", 8, PLAN_EXPERTS_MAX),
@@ -26,4 +26,4 @@ static void emit_mixtral(struct config *c, struct emitter *e)
     dense_close(&d);
 }
 
-const struct family family_mixtral = {"MixtralForCausalLM", emit_mixtral};
+const struct family family_mixtral = {"MixtralForCausalLM", emit_mixtral, neutral};

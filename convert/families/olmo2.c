@@ -16,4 +16,4 @@ static void emit_olmo2(struct config *c, struct emitter *e)
     dense_close(&d);
 }
 
-const struct family family_olmo2 = {"Olmo2ForCausalLM", emit_olmo2};
+const struct family family_olmo2 = {"Olmo2ForCausalLM", emit_olmo2, NULL};

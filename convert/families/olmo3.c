@@ -23,4 +23,4 @@ static void emit_olmo3(struct config *c, struct emitter *e)
     dense_close(&d);
 }
 
-const struct family family_olmo3 = {"Olmo3ForCausalLM", emit_olmo3};
+const struct family family_olmo3 = {"Olmo3ForCausalLM", emit_olmo3, NULL};

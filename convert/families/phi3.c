@@ -2,13 +2,16 @@
 /* Phi3ForCausalLM (Phi-3, Phi-3.5, Phi-4-mini): fused projections, RoPE on the first part of a head, a window. */
 #include "dense.h"
 
+static const char *const neutral[] = {
+    "attention_bias", /* the class makes no bias of it */
+    NULL,
+};
+
 static void emit_phi3(struct config *c, struct emitter *e)
 {
-    static const char *const nothing[] = {"embd_pdrop", "resid_pdrop", "attention_bias", NULL};
     struct dense d = dense_config(c, false, 4096, 1e-5);
     d.fused = true;
     dense_silu(c);
-    config_known(c, nothing); /* attention_bias: the class reads it and makes no bias of it */
     double part = config_number(c, "partial_rotary_factor", 1);
     struct config_rope rope = config_rope(c, 10000);
     rope.part_read = true;
@@ -24,4 +27,4 @@ static void emit_phi3(struct config *c, struct emitter *e)
     dense_close(&d);
 }
 
-const struct family family_phi3 = {"Phi3ForCausalLM", emit_phi3};
+const struct family family_phi3 = {"Phi3ForCausalLM", emit_phi3, neutral};

@@ -13,4 +13,4 @@ static void emit_qwen2(struct config *c, struct emitter *e)
     dense_close(&d);
 }
 
-const struct family family_qwen2 = {"Qwen2ForCausalLM", emit_qwen2};
+const struct family family_qwen2 = {"Qwen2ForCausalLM", emit_qwen2, NULL};

@@ -14,4 +14,4 @@ static void emit_qwen3(struct config *c, struct emitter *e)
     dense_close(&d);
 }
 
-const struct family family_qwen3 = {"Qwen3ForCausalLM", emit_qwen3};
+const struct family family_qwen3 = {"Qwen3ForCausalLM", emit_qwen3, NULL};

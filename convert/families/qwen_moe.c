@@ -3,6 +3,8 @@
  * experts, in Qwen2 with an expert more that every row uses, through a gate of its own. */
 #include "dense.h"
 
+static const char *const neutral[] = {"router_aux_loss_coef", NULL};
+
 /* A layer has experts if it is not in mlp_only_layers and its number, from 1, is a multiple of decoder_sparse_step. */
 static void choose_layers(struct config *c, struct dense *d)
 {
@@ -19,8 +21,6 @@ static void choose_layers(struct config *c, struct dense *d)
 
 static struct dense_experts read_experts(struct config *c)
 {
-    static const char *const training[] = {"router_aux_loss_coef", NULL};
-    config_known(c, training);
     /* transformers 5 saves num_experts as num_local_experts */
     uint64_t count = config_count(c, "num_local_experts", 0, PLAN_EXPERTS_MAX);
     count = count ? config_count(c, "num_experts", count, PLAN_EXPERTS_MAX)
@@ -67,5 +67,5 @@ static void emit_qwen3_moe(struct config *c, struct emitter *e)
     dense_close(&d);
 }
 
-const struct family family_qwen2_moe = {"Qwen2MoeForCausalLM", emit_qwen2_moe};
-const struct family family_qwen3_moe = {"Qwen3MoeForCausalLM", emit_qwen3_moe};
+const struct family family_qwen2_moe = {"Qwen2MoeForCausalLM", emit_qwen2_moe, neutral};
+const struct family family_qwen3_moe = {"Qwen3MoeForCausalLM", emit_qwen3_moe, neutral};

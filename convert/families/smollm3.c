@@ -28,4 +28,4 @@ static void emit_smollm3(struct config *c, struct emitter *e)
     dense_close(&d);
 }
 
-const struct family family_smollm3 = {"SmolLM3ForCausalLM", emit_smollm3};
+const struct family family_smollm3 = {"SmolLM3ForCausalLM", emit_smollm3, NULL};
