@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct dense dense_config(struct config *c, bool tied_absent, uint32_t context_absent, double epsilon_absent)
+struct dense dense_config(struct config *c, struct dense_absent absent)
 {
     struct dense d = {
         .hidden = config_need_count(c, "hidden_size", PLAN_WIDTH_MAX),
@@ -15,9 +15,9 @@ struct dense dense_config(struct config *c, bool tied_absent, uint32_t context_a
         .layers = config_need_count(c, "num_hidden_layers", 4096),
         .heads = config_need_count(c, "num_attention_heads", 4096),
         .vocabulary = config_need_count(c, "vocab_size", INT32_MAX),
-        .context = (uint32_t)config_count(c, "max_position_embeddings", context_absent, PLAN_CONTEXT_MAX),
-        .epsilon = (float)config_number(c, "rms_norm_eps", epsilon_absent),
-        .tied = config_flag(c, "tie_word_embeddings", tied_absent),
+        .context = (uint32_t)config_count(c, "max_position_embeddings", absent.context, PLAN_CONTEXT_MAX),
+        .epsilon = (float)config_number(c, "rms_norm_eps", absent.epsilon),
+        .tied = config_flag(c, "tie_word_embeddings", absent.tied),
         .gate = ACTIVATION_SILU_GATE,
         .embedding_scale = 1,
         .residual_scale = 1,
@@ -25,8 +25,9 @@ struct dense dense_config(struct config *c, bool tied_absent, uint32_t context_a
         .norm_before_attention = "input_layernorm",
         .norm_before_network = "post_attention_layernorm",
     };
-    d.kv_heads = config_count(c, "num_key_value_heads", d.heads, 4096);
-    d.head_dim = config_count(c, "head_dim", d.hidden / d.heads, 4096);
+    bool kv_said = !absent.kv_heads || json_object_get(c->root, "num_key_value_heads");
+    d.kv_heads = config_count(c, "num_key_value_heads", kv_said ? d.heads : absent.kv_heads, 4096);
+    d.head_dim = config_count(c, "head_dim", absent.head_dim ? absent.head_dim : d.hidden / d.heads, 4096);
     d.attention_scale = 1.0f / sqrtf((float)d.head_dim);
     if (d.heads % d.kv_heads)
         config_refuse(c, "num_key_value_heads", "it does not divide num_attention_heads");
@@ -65,9 +66,10 @@ void dense_window(struct dense *d, uint32_t window)
         d->layer[i].window = window;
 }
 
-uint32_t dense_sliding_window(struct config *c)
+uint32_t dense_sliding_window(struct config *c, uint32_t absent)
 {
-    return (uint32_t)config_count(c, "sliding_window", 0, PLAN_CONTEXT_MAX);
+    bool said = json_object_get(c->root, "sliding_window");
+    return (uint32_t)config_count(c, "sliding_window", said ? 0 : absent, PLAN_CONTEXT_MAX);
 }
 
 bool dense_layer_types(struct config *c, struct dense *d, uint32_t window)
@@ -92,7 +94,7 @@ bool dense_layer_types(struct config *c, struct dense *d, uint32_t window)
 void dense_qwen_windows(struct config *c, struct dense *d)
 {
     bool used = config_flag(c, "use_sliding_window", false);
-    uint32_t window = dense_sliding_window(c);
+    uint32_t window = dense_sliding_window(c, 4096);
     const json_t *first = config_value(c, "max_window_layers");
     uint64_t from = 28; /* the class's default */
     if (first && !json_whole(first, UINT32_MAX, &from))
@@ -106,7 +108,7 @@ void dense_qwen_windows(struct config *c, struct dense *d)
 void dense_listed_windows(struct config *c, struct dense *d)
 {
     static const char *const of_the_rule[] = {"max_window_layers", NULL};
-    uint32_t window = dense_sliding_window(c);
+    uint32_t window = dense_sliding_window(c, 0);
     bool used = config_flag(c, "use_sliding_window", false);
     config_known(c, of_the_rule);
     if (!dense_layer_types(c, d, window) && used)

@@ -55,9 +55,18 @@ struct dense {
     uint32_t x, n, qkv, attended, gated, branch; /* slots */
 };
 
-/* Reads the keys that all these families share: sizes, epsilon, ties, context. `tied_absent` and so on: the class's
- * values where a key is absent. Gives memory for the layers, all with no rope and no window; dense_close() frees it. */
-struct dense dense_config(struct config *c, bool tied_absent, uint32_t context_absent, double epsilon_absent);
+/* What a family's class takes where config.json has no such key. */
+struct dense_absent {
+    uint32_t context;
+    double epsilon;
+    bool tied;
+    uint64_t kv_heads; /* 0: as many as heads, which null means in every family */
+    uint64_t head_dim; /* 0: hidden / heads */
+};
+
+/* Reads the keys that all these families share: sizes, epsilon, ties, context. Gives memory for the layers, all with no
+ * rope and no window; dense_close() frees it. */
+struct dense dense_config(struct config *c, struct dense_absent absent);
 void dense_close(struct dense *d);
 
 /* Refuses any activation but silu (key hidden_act). */
@@ -78,8 +87,8 @@ void dense_qwen_windows(struct config *c, struct dense *d);
 /* The windows of families whose rule without layer_types is not here: use_sliding_window then is refused. */
 void dense_listed_windows(struct config *c, struct dense *d);
 
-/* sliding_window, or 0 where it is null or absent. */
-uint32_t dense_sliding_window(struct config *c);
+/* sliding_window, 0 where it is null; `absent`: the class's. */
+uint32_t dense_sliding_window(struct config *c, uint32_t absent);
 
 /* Emits slots, tensors and ops of the whole model. */
 void emit_dense(struct config *c, struct emitter *e, struct dense *d);

@@ -13,11 +13,21 @@ static const char *const neutral[] = {
     NULL,
 };
 
-/* sqrt(hidden) as the model's type holds it: transformers rounds the root to bf16 where the weights are, f32 is exact. */
-static struct dense gemma_config(struct config *c)
+/* null: none; absent: the class's. */
+static float cap(struct config *c, const char *key, double absent)
 {
-    struct dense d = dense_config(c, true, 8192, 1e-6);
-    d.head_dim = config_count(c, "head_dim", 256, 4096);
+    double value = config_number(c, key, json_object_get(c->root, key) ? 0 : absent);
+    if (value < 0)
+        config_refuse(c, key, "a number above 0 is needed");
+    return (float)value;
+}
+
+/* sqrt(hidden) as the model's type holds it: transformers rounds the root to bf16 where the weights are, f32 is exact. */
+static struct dense gemma_config(struct config *c, uint32_t context_absent, double attention_cap_absent,
+                                 double logits_cap_absent)
+{
+    struct dense d = dense_config(c, (struct dense_absent){
+        .context = context_absent, .epsilon = 1e-6, .tied = true, .kv_heads = 4, .head_dim = 256});
     d.qkv_bias = d.out_bias = config_flag(c, "attention_bias", false);
     d.norm_added = 1;
     d.norm_behind_attention = "post_attention_layernorm";
@@ -26,22 +36,19 @@ static struct dense gemma_config(struct config *c)
     d.gate = ACTIVATION_GELU_GATE;
     d.embedding_scale = sqrtf((float)d.hidden);
     d.attention_scale = (float)pow(config_number(c, "query_pre_attn_scalar", 256), -0.5);
-    d.attention_cap = (float)config_number(c, "attn_logit_softcapping", 0);
-    d.logits_cap = (float)config_number(c, "final_logit_softcapping", 0);
+    d.attention_cap = cap(c, "attn_logit_softcapping", attention_cap_absent);
+    d.logits_cap = cap(c, "final_logit_softcapping", logits_cap_absent);
     if (strcmp(config_text(c, "hidden_activation", "gelu_pytorch_tanh"), "gelu_pytorch_tanh"))
         config_refuse(c, "hidden_activation", "only gelu_pytorch_tanh is supported");
     if (!(d.attention_scale > 0 && isfinite(d.attention_scale)))
         config_refuse(c, "query_pre_attn_scalar", "a number above 0 is needed");
-    if (d.attention_cap < 0 || d.logits_cap < 0)
-        config_refuse(c, d.attention_cap < 0 ? "attn_logit_softcapping" : "final_logit_softcapping",
-                      "a number above 0 is needed");
     return d;
 }
 
 static void emit_gemma2(struct config *c, struct emitter *e)
 {
-    struct dense d = gemma_config(c);
-    uint32_t window = (uint32_t)config_count(c, "sliding_window", 4096, PLAN_CONTEXT_MAX);
+    struct dense d = gemma_config(c, 8192, 50, 30);
+    uint32_t window = dense_sliding_window(c, 4096);
     dense_rope(&d, emit_config_rope(c, e, 10000, (uint32_t)d.head_dim / 2));
     if (!dense_layer_types(c, &d, window))
         for (uint64_t i = 0; d.layer && i < d.layers; i++)
@@ -66,8 +73,8 @@ static void gemma3_ropes(struct config *c, struct emitter *e, const struct dense
 
 static void emit_gemma3(struct config *c, struct emitter *e)
 {
-    struct dense d = gemma_config(c);
-    uint32_t full, sliding, window = (uint32_t)config_count(c, "sliding_window", 4096, PLAN_CONTEXT_MAX);
+    struct dense d = gemma_config(c, 131072, 0, 0);
+    uint32_t full, sliding, window = dense_sliding_window(c, 4096);
     uint64_t pattern = config_count(c, "sliding_window_pattern", 6, UINT32_MAX);
     pattern = config_count(c, "_sliding_window_pattern", pattern, UINT32_MAX);
     d.head_norm = true;

@@ -34,7 +34,7 @@ static struct dense_experts read_experts(struct config *c, const struct dense *d
 
 static void emit_gpt_oss(struct config *c, struct emitter *e)
 {
-    struct dense d = dense_config(c, false, 131072, 1e-5);
+    struct dense d = dense_config(c, (struct dense_absent){.context = 131072, .epsilon = 1e-5, .kv_heads = 8});
     config_need_count(c, "head_dim", 4096);
     d.epsilon = (float)config_number(c, "rms_norm_eps", 1e-5);
     d.qkv_bias = d.out_bias = config_flag(c, "attention_bias", true);
@@ -47,7 +47,7 @@ static void emit_gpt_oss(struct config *c, struct emitter *e)
         config_refuse(c, "rope_scaling",
                       "transformers takes a YaRN of its own where none is given; write it down");
     dense_rope(&d, emit_config_rope(c, e, 150000, (uint32_t)d.head_dim / 2));
-    uint32_t window = dense_sliding_window(c);
+    uint32_t window = dense_sliding_window(c, 128);
     if (!dense_layer_types(c, &d, window))
         config_refuse(c, "layer_types", "it is missing");
     emit_dense(c, e, &d);

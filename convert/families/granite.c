@@ -5,7 +5,7 @@
 
 static void emit_granite(struct config *c, struct emitter *e)
 {
-    struct dense d = dense_config(c, false, 2048, 1e-6);
+    struct dense d = dense_config(c, (struct dense_absent){.context = 2048, .epsilon = 1e-6});
     d.qkv_bias = d.out_bias = config_flag(c, "attention_bias", false);
     d.mlp_bias = config_flag(c, "mlp_bias", false);
     d.embedding_scale = (float)config_number(c, "embedding_multiplier", 1);

@@ -4,12 +4,10 @@
 
 static void emit_mistral(struct config *c, struct emitter *e)
 {
-    struct dense d = dense_config(c, false, 131072, 1e-6);
+    struct dense d = dense_config(c, (struct dense_absent){.context = 131072, .epsilon = 1e-6, .kv_heads = 8});
     dense_silu(c);
     dense_rope(&d, emit_config_rope(c, e, 10000, (uint32_t)d.head_dim / 2));
-    /* The class's default where the key is absent; null means none. */
-    bool absent = !json_object_get(c->root, "sliding_window");
-    uint32_t window = absent ? 4096 : dense_sliding_window(c);
+    uint32_t window = dense_sliding_window(c, 4096);
     if (!dense_layer_types(c, &d, window))
         dense_window(&d, window);
     emit_dense(c, e, &d);

@@ -6,7 +6,7 @@ static const char *const neutral[] = {"router_aux_loss_coef", "router_jitter_noi
 
 static void emit_mixtral(struct config *c, struct emitter *e)
 {
-    struct dense d = dense_config(c, false, 131072, 1e-5);
+    struct dense d = dense_config(c, (struct dense_absent){.context = 131072, .epsilon = 1e-5, .kv_heads = 8});
     dense_silu(c);
     d.experts = (struct dense_experts){
         .count = (uint32_t)config_count(c, "num_local_experts", 8, PLAN_EXPERTS_MAX),
@@ -21,7 +21,7 @@ static void emit_mixtral(struct config *c, struct emitter *e)
     for (uint64_t i = 0; d.layer && i < d.layers; i++)
         d.layer[i].experts = true;
     dense_rope(&d, emit_config_rope(c, e, 1000000, (uint32_t)d.head_dim / 2));
-    dense_window(&d, dense_sliding_window(c));
+    dense_window(&d, dense_sliding_window(c, 0));
     emit_dense(c, e, &d);
     dense_close(&d);
 }

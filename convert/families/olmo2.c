@@ -4,7 +4,7 @@
 
 static void emit_olmo2(struct config *c, struct emitter *e)
 {
-    struct dense d = dense_config(c, false, 2048, 1e-5);
+    struct dense d = dense_config(c, (struct dense_absent){.context = 2048, .epsilon = 1e-5});
     d.qkv_bias = d.out_bias = config_flag(c, "attention_bias", false);
     d.whole_norm = true;
     d.norm_before_attention = d.norm_before_network = NULL;

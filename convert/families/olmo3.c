@@ -4,15 +4,15 @@
 
 static void emit_olmo3(struct config *c, struct emitter *e)
 {
-    struct dense d = dense_config(c, false, 2048, 1e-5);
-    uint32_t pairs = (uint32_t)d.head_dim / 2, window = dense_sliding_window(c);
+    struct dense d = dense_config(c, (struct dense_absent){.context = 2048, .epsilon = 1e-5});
+    uint32_t pairs = (uint32_t)d.head_dim / 2, window = dense_sliding_window(c, 4096);
     d.qkv_bias = d.out_bias = config_flag(c, "attention_bias", false);
     d.whole_norm = true;
     d.norm_before_attention = d.norm_before_network = NULL;
     d.norm_behind_attention = "post_attention_layernorm";
     d.norm_behind_network = "post_feedforward_layernorm";
     dense_silu(c);
-    struct config_rope scaled = config_rope(c, 10000), plain = {.theta = scaled.theta, .type = "default"};
+    struct config_rope scaled = config_rope(c, 500000), plain = {.theta = scaled.theta, .type = "default"};
     uint32_t full = emit_rope_of(c, e, scaled, pairs), sliding = emit_rope_of(c, e, plain, pairs);
     if (!dense_layer_types(c, &d, window))
         for (uint64_t i = 0; d.layer && i < d.layers; i++) /* the class's default: every fourth layer is full */

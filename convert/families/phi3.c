@@ -9,7 +9,7 @@ static const char *const neutral[] = {
 
 static void emit_phi3(struct config *c, struct emitter *e)
 {
-    struct dense d = dense_config(c, false, 4096, 1e-5);
+    struct dense d = dense_config(c, (struct dense_absent){.context = 4096, .epsilon = 1e-5});
     d.fused = true;
     dense_silu(c);
     double part = config_number(c, "partial_rotary_factor", 1);
@@ -22,7 +22,7 @@ static void emit_phi3(struct config *c, struct emitter *e)
     if (!(part > 0 && part <= 1) || rotated % 2 || !rotated)
         config_refuse(c, "partial_rotary_factor", "an even part of the head is needed");
     dense_rope(&d, emit_rope_of(c, e, rope, rotated / 2));
-    dense_window(&d, dense_sliding_window(c));
+    dense_window(&d, dense_sliding_window(c, 0));
     emit_dense(c, e, &d);
     dense_close(&d);
 }

@@ -4,7 +4,7 @@
 
 static void emit_qwen2(struct config *c, struct emitter *e)
 {
-    struct dense d = dense_config(c, false, 32768, 1e-6);
+    struct dense d = dense_config(c, (struct dense_absent){.context = 32768, .epsilon = 1e-6, .kv_heads = 32});
     d.qkv_bias = true;
     dense_silu(c);
     dense_rope(&d, emit_config_rope(c, e, 10000, (uint32_t)d.head_dim / 2));

@@ -39,7 +39,7 @@ static struct dense_experts read_experts(struct config *c)
 
 static void emit_qwen2_moe(struct config *c, struct emitter *e)
 {
-    struct dense d = dense_config(c, false, 32768, 1e-6);
+    struct dense d = dense_config(c, (struct dense_absent){.context = 32768, .epsilon = 1e-6, .kv_heads = 16});
     d.qkv_bias = config_flag(c, "qkv_bias", true);
     d.experts = read_experts(c);
     d.experts.shared_ffn = config_need_count(c, "shared_expert_intermediate_size", PLAN_WIDTH_MAX);
@@ -55,7 +55,7 @@ static void emit_qwen2_moe(struct config *c, struct emitter *e)
 
 static void emit_qwen3_moe(struct config *c, struct emitter *e)
 {
-    struct dense d = dense_config(c, false, 32768, 1e-6);
+    struct dense d = dense_config(c, (struct dense_absent){.context = 32768, .epsilon = 1e-6, .kv_heads = 4});
     d.qkv_bias = d.out_bias = config_flag(c, "attention_bias", false);
     d.head_norm = true;
     d.experts = read_experts(c);
