@@ -91,28 +91,30 @@ bool dense_layer_types(struct config *c, struct dense *d, uint32_t window)
     return true;
 }
 
-void dense_qwen_windows(struct config *c, struct dense *d)
+/* max_window_layers, with the class's default. */
+static uint64_t window_layers(struct config *c)
+{
+    const json_t *value = config_value(c, "max_window_layers");
+    uint64_t n = 28;
+    if (value && !json_whole(value, UINT32_MAX, &n))
+        config_refuse(c, "max_window_layers", "a number of layers is needed");
+    return n;
+}
+
+void dense_qwen_windows(struct config *c, struct dense *d, bool (*has_window)(uint64_t layer, uint64_t max_window_layers))
 {
     bool used = config_flag(c, "use_sliding_window", false);
     uint32_t window = dense_sliding_window(c, 4096);
-    const json_t *first = config_value(c, "max_window_layers");
-    uint64_t from = 28; /* the class's default */
-    if (first && !json_whole(first, UINT32_MAX, &from))
-        config_refuse(c, "max_window_layers", "a number of layers is needed");
-    if (dense_layer_types(c, d, window) || !used)
-        return;
-    for (uint64_t i = from; d->layer && i < d->layers; i++)
-        d->layer[i].window = window;
+    uint64_t n = window_layers(c);
+    window = used ? window : 0;
+    if (!dense_layer_types(c, d, window))
+        for (uint64_t i = 0; d->layer && i < d->layers; i++)
+            d->layer[i].window = has_window(i, n) ? window : 0;
 }
 
-void dense_listed_windows(struct config *c, struct dense *d)
+bool dense_window_from(uint64_t layer, uint64_t max_window_layers)
 {
-    static const char *const of_the_rule[] = {"max_window_layers", NULL};
-    uint32_t window = dense_sliding_window(c, 0);
-    bool used = config_flag(c, "use_sliding_window", false);
-    config_known(c, of_the_rule);
-    if (!dense_layer_types(c, d, window) && used)
-        config_refuse(c, "use_sliding_window", "without layer_types it is not said which layers have the window");
+    return layer >= max_window_layers;
 }
 
 /* ---- parts of a layer ---- */

@@ -9,7 +9,7 @@ static void emit_qwen3(struct config *c, struct emitter *e)
     d.head_norm = true;
     dense_silu(c);
     dense_rope(&d, emit_config_rope(c, e, 10000, (uint32_t)d.head_dim / 2));
-    dense_qwen_windows(c, &d);
+    dense_qwen_windows(c, &d, dense_window_from);
     emit_dense(c, e, &d);
     dense_close(&d);
 }

@@ -3,7 +3,12 @@
  * experts, in Qwen2 with an expert more that every row uses, through a gate of its own. */
 #include "dense.h"
 
-static const char *const neutral[] = {"router_aux_loss_coef", NULL};
+static const char *const neutral2[] = {"router_aux_loss_coef", NULL};
+static const char *const neutral3[] = {
+    "layer_types", "max_window_layers", /* a window is that of all layers */
+    "router_aux_loss_coef",
+    NULL,
+};
 
 /* A layer has experts if it is not in mlp_only_layers and its number, from 1, is a multiple of decoder_sparse_step. */
 static void choose_layers(struct config *c, struct dense *d)
@@ -37,6 +42,11 @@ static struct dense_experts read_experts(struct config *c)
     };
 }
 
+static bool every_other_below(uint64_t layer, uint64_t max_window_layers)
+{
+    return layer % 2 == 0 && layer < max_window_layers;
+}
+
 static void emit_qwen2_moe(struct config *c, struct emitter *e)
 {
     struct dense d = dense_config(c, (struct dense_absent){.context = 32768, .epsilon = 1e-6, .kv_heads = 16});
@@ -48,7 +58,7 @@ static void emit_qwen2_moe(struct config *c, struct emitter *e)
     choose_layers(c, &d);
     dense_silu(c);
     dense_rope(&d, emit_config_rope(c, e, 10000, (uint32_t)d.head_dim / 2));
-    dense_listed_windows(c, &d);
+    dense_qwen_windows(c, &d, every_other_below);
     emit_dense(c, e, &d);
     dense_close(&d);
 }
@@ -62,10 +72,12 @@ static void emit_qwen3_moe(struct config *c, struct emitter *e)
     choose_layers(c, &d);
     dense_silu(c);
     dense_rope(&d, emit_config_rope(c, e, 10000, (uint32_t)d.head_dim / 2));
-    dense_listed_windows(c, &d);
+    bool windows = config_flag(c, "use_sliding_window", false);
+    uint32_t window = dense_sliding_window(c, 4096);
+    dense_window(&d, windows ? window : 0); /* all layers, whatever lists of them say */
     emit_dense(c, e, &d);
     dense_close(&d);
 }
 
-const struct family family_qwen2_moe = {"Qwen2MoeForCausalLM", emit_qwen2_moe, neutral};
-const struct family family_qwen3_moe = {"Qwen3MoeForCausalLM", emit_qwen3_moe, neutral};
+const struct family family_qwen2_moe = {"Qwen2MoeForCausalLM", emit_qwen2_moe, neutral2};
+const struct family family_qwen3_moe = {"Qwen3MoeForCausalLM", emit_qwen3_moe, neutral3};

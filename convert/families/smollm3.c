@@ -2,6 +2,8 @@
 /* SmolLM3ForCausalLM: Llama some of whose layers do not rotate q and k. */
 #include "dense.h"
 
+static const char *const neutral[] = {"max_window_layers", NULL}; /* of another family's rule, published all the same */
+
 /* no_rope_layers: 1 means that the layer has RoPE. Absent: all but every no_rope_layer_interval-th. */
 static bool layer_rotates(struct config *c, const struct dense *d, uint64_t layer)
 {
@@ -23,9 +25,13 @@ static void emit_smollm3(struct config *c, struct emitter *e)
     uint32_t rope = emit_config_rope(c, e, 2000000, (uint32_t)d.head_dim / 2);
     for (uint64_t i = 0; d.layer && i < d.layers; i++)
         d.layer[i].rope = layer_rotates(c, &d, i) ? rope : PLAN_NONE;
-    dense_listed_windows(c, &d);
+    uint32_t window = dense_sliding_window(c, 0);
+    bool windows = config_flag(c, "use_sliding_window", false);
+    if (!dense_layer_types(c, &d, window)) /* the class's rule: those that do not rotate */
+        for (uint64_t i = 0; d.layer && i < d.layers; i++)
+            d.layer[i].window = windows && d.layer[i].rope == PLAN_NONE ? window : 0;
     emit_dense(c, e, &d);
     dense_close(&d);
 }
 
-const struct family family_smollm3 = {"SmolLM3ForCausalLM", emit_smollm3, NULL};
+const struct family family_smollm3 = {"SmolLM3ForCausalLM", emit_smollm3, neutral};
