@@ -60,6 +60,24 @@ void dense_rope(struct dense *d, uint32_t rope)
         d->layer[i].rope = rope;
 }
 
+void dense_two_ropes(struct config *c, struct emitter *e, struct dense *d, double theta_absent, double theta_windowed)
+{
+    uint32_t pairs = (uint32_t)d->head_dim / 2;
+    const json_t *both = config_value(c, "rope_parameters");
+    const json_t *full = json_object_get(both, "full_attention"), *windowed = json_object_get(both, "sliding_attention");
+    struct config_rope of_full, of_windowed = {.theta = theta_windowed, .type = "default"};
+    if (both && (!full || !windowed || json_object_size(both) != 2 || config_value(c, "rope_scaling")))
+        config_refuse(c, "rope_parameters",
+                      "full_attention and sliding_attention are needed in it, nothing else, and no rope_scaling beside it");
+    if (c->status != STELE_OK)
+        return;
+    of_full = both ? config_rope_object(c, full, theta_absent) : config_rope(c, theta_absent);
+    of_windowed = both ? config_rope_object(c, windowed, theta_windowed) : of_windowed;
+    uint32_t ropes[] = {emit_rope_of(c, e, of_full, pairs), emit_rope_of(c, e, of_windowed, pairs)};
+    for (uint64_t i = 0; d->layer && i < d->layers; i++)
+        d->layer[i].rope = ropes[d->layer[i].window != 0];
+}
+
 void dense_window(struct dense *d, uint32_t window)
 {
     for (uint64_t i = 0; d->layer && i < d->layers; i++)

@@ -88,6 +88,11 @@ bool dense_window_from(uint64_t layer, uint64_t max_window_layers); /* Qwen2, Qw
 /* sliding_window, 0 where it is null; `absent`: the class's. */
 uint32_t dense_sliding_window(struct config *c, uint32_t absent);
 
+/* The RoPEs of families whose windowed layers have one of their own; their windows are set. In rope_parameters, as
+ * transformers 5 writes them, there is one for full_attention and one for sliding_attention. Else rope_theta and
+ * rope_scaling are those of the layers without a window, and the others' is plain. */
+void dense_two_ropes(struct config *c, struct emitter *e, struct dense *d, double theta_absent, double theta_windowed);
+
 /* Emits slots, tensors and ops of the whole model. */
 void emit_dense(struct config *c, struct emitter *e, struct dense *d);
 

@@ -8,6 +8,7 @@
 #include <string.h>
 
 static const char *const neutral[] = {
+    "_sliding_window_pattern", /* written by the class, never read */
     "cache_implementation",
     "hidden_act", /* hidden_activation has the say */
     NULL,
@@ -57,33 +58,16 @@ static void emit_gemma2(struct config *c, struct emitter *e)
     dense_close(&d);
 }
 
-/* The ropes of Gemma 3, in the spelling of transformers 4 (rope_theta and rope_scaling for the global layers,
- * rope_local_base_freq for the others) or 5 (both below rope_parameters). */
-static void gemma3_ropes(struct config *c, struct emitter *e, const struct dense *d, uint32_t *full, uint32_t *sliding)
-{
-    uint32_t pairs = (uint32_t)d->head_dim / 2;
-    const json_t *parameters = config_value(c, "rope_parameters");
-    const json_t *of_full = json_object_get(parameters, "full_attention");
-    const json_t *of_sliding = json_object_get(parameters, "sliding_attention");
-    double local = config_number(c, "rope_local_base_freq", 10000);
-    struct config_rope plain = {.theta = local, .type = "default"};
-    *full = emit_rope_of(c, e, of_full ? config_rope_object(c, of_full, 1000000) : config_rope(c, 1000000), pairs);
-    *sliding = emit_rope_of(c, e, of_sliding ? config_rope_object(c, of_sliding, local) : plain, pairs);
-}
-
 static void emit_gemma3(struct config *c, struct emitter *e)
 {
     struct dense d = gemma_config(c, 131072, 0, 0);
-    uint32_t full, sliding, window = dense_sliding_window(c, 4096);
+    uint32_t window = dense_sliding_window(c, 4096);
     uint64_t pattern = config_count(c, "sliding_window_pattern", 6, UINT32_MAX);
-    pattern = config_count(c, "_sliding_window_pattern", pattern, UINT32_MAX);
     d.head_norm = true;
-    gemma3_ropes(c, e, &d, &full, &sliding);
     if (!dense_layer_types(c, &d, window))
         for (uint64_t i = 0; d.layer && i < d.layers; i++)
             d.layer[i].window = (i + 1) % pattern ? window : 0;
-    for (uint64_t i = 0; d.layer && i < d.layers; i++)
-        d.layer[i].rope = d.layer[i].window ? sliding : full;
+    dense_two_ropes(c, e, &d, 1000000, config_number(c, "rope_local_base_freq", 10000));
     emit_dense(c, e, &d);
     dense_close(&d);
 }
