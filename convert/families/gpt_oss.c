@@ -27,6 +27,8 @@ static struct dense_experts read_experts(struct config *c, const struct dense *d
         .bias = true,
         .limit = (float)config_number(c, "swiglu_limit", 7),
     };
+    if (config_number(c, "swiglu_alpha", 1.702) != 1.702)
+        config_refuse(c, "swiglu_alpha", "only 1.702 is supported");
     if (!(x.limit > 0))
         config_refuse(c, "swiglu_limit", "a number above 0 is needed");
     return x;
@@ -36,7 +38,6 @@ static void emit_gpt_oss(struct config *c, struct emitter *e)
 {
     struct dense d = dense_config(c, (struct dense_absent){.context = 131072, .epsilon = 1e-5, .kv_heads = 8});
     config_need_count(c, "head_dim", 4096);
-    d.epsilon = (float)config_number(c, "rms_norm_eps", 1e-5);
     d.qkv_bias = d.out_bias = config_flag(c, "attention_bias", true);
     d.sinks = true;
     d.gate = ACTIVATION_CLAMPED_GATE;
@@ -48,8 +49,9 @@ static void emit_gpt_oss(struct config *c, struct emitter *e)
                       "transformers takes a YaRN of its own where none is given; write it down");
     dense_rope(&d, emit_config_rope(c, e, 150000, (uint32_t)d.head_dim / 2));
     uint32_t window = dense_sliding_window(c, 128);
-    if (!dense_layer_types(c, &d, window))
-        config_refuse(c, "layer_types", "it is missing");
+    if (!dense_layer_types(c, &d, window)) /* the class's rule: every other layer */
+        for (uint64_t i = 0; d.layer && i < d.layers; i++)
+            d.layer[i].window = i % 2 ? 0 : window;
     emit_dense(c, e, &d);
     dense_close(&d);
 }
