@@ -223,6 +223,8 @@ struct config_rope config_rope(struct config *c, double theta_absent)
     double theta = config_number(c, "rope_theta", theta_absent);
     const json_t *parameters = config_value(c, "rope_parameters"), *scaling = config_value(c, "rope_scaling");
     const json_t *object = parameters ? parameters : scaling;
+    if (parameters && scaling && !json_equal(parameters, scaling))
+        config_refuse(c, "rope_scaling", "rope_parameters says something else");
     return object ? config_rope_object(c, object, theta) : (struct config_rope){.theta = theta, .type = "default"};
 }
 

@@ -39,6 +39,7 @@ struct config_rope {
     const char *type;    /* "default" where none is said */
     const json_t *value; /* the object with the scaling's own fields, or NULL */
     bool part_read;      /* the caller has looked at its partial_rotary_factor, which else must be 1 */
+    uint32_t original;   /* positions before stretching, from outside the object; 0: the object has them */
 };
 struct config_rope config_rope(struct config *c, double theta_absent);
 /* The same of one object with its own rope_theta, for configs that have several. */

@@ -2,6 +2,8 @@
 /* Phi3ForCausalLM (Phi-3, Phi-3.5, Phi-4-mini): fused projections, RoPE on the first part of a head, a window. */
 #include "dense.h"
 
+#include <string.h>
+
 static const char *const neutral[] = {
     "attention_bias", /* the class makes no bias of it */
     NULL,
@@ -17,7 +19,11 @@ static void emit_phi3(struct config *c, struct emitter *e)
     rope.part_read = true;
     const json_t *inner = json_object_get(rope.value, "partial_rotary_factor");
     part = json_is_real(inner) ? json_real_value(inner) : part;
-    config_count(c, "original_max_position_embeddings", 4096, PLAN_CONTEXT_MAX);
+    /* The top level has the say, with the class's default, whatever the object holds. */
+    rope.original = (uint32_t)config_count(c, "original_max_position_embeddings", 4096, PLAN_CONTEXT_MAX);
+    if (strcmp(rope.type, "default") && strcmp(rope.type, "longrope"))
+        config_refuse(c, config_value(c, "rope_parameters") ? "rope_parameters" : "rope_scaling",
+                      "the class takes RoPE of type longrope only");
     uint32_t rotated = (uint32_t)((double)d.head_dim * part);
     if (!(part > 0 && part <= 1) || rotated % 2 || !rotated)
         config_refuse(c, "partial_rotary_factor", "an even part of the head is needed");

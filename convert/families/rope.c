@@ -14,7 +14,8 @@ struct rope_reader {
     struct config_rope rope;
     const char *key; /* under which the fields stand, for sentences */
     uint32_t pairs;
-    float *frequencies; /* [pairs]: plain ones to begin with */
+    float *waves;       /* [pairs]: theta ** (2 i / n), in binary32 */
+    float *frequencies; /* [pairs]: 1 / waves to begin with */
     float magnitude;
     float *long_frequencies; /* [pairs] */
     float long_magnitude;
@@ -93,8 +94,8 @@ static void rope_yarn(struct rope_reader *r)
     for (uint32_t i = 0; i < r->pairs; i++) {
         float ramp = ((float)i - (float)low) / (float)(high - low);
         ramp = ramp < 0 ? 0 : ramp > 1 ? 1 : ramp;
-        float kept = 1 - ramp, plain = r->frequencies[i], wave = 1.0f / plain;
-        r->frequencies[i] = 1.0f / ((float)factor * wave) * (1 - kept) + plain * kept;
+        float kept = 1 - ramp, plain = r->frequencies[i];
+        r->frequencies[i] = 1.0f / ((float)factor * r->waves[i]) * (1 - kept) + plain * kept;
     }
     double mscale = 0, all = 0;
     if (json_is_real(json_object_get(r->rope.value, "mscale")) && json_is_real(json_object_get(r->rope.value, "mscale_all_dim"))) {
@@ -114,8 +115,7 @@ static bool divide_by_list(struct rope_reader *r, const char *name, float *frequ
     for (uint32_t i = 0; good && i < r->pairs; i++) {
         double factor = json_number_value(json_array_get(list, i));
         good = factor > 0;
-        /* transformers: 1 / (factors * theta ** exponents) */
-        frequencies[i] = 1.0f / ((float)factor * (1.0f / frequencies[i]));
+        frequencies[i] = 1.0f / ((float)factor * r->waves[i]);
     }
     if (!good)
         config_refuse(r->config, r->key, name);
@@ -126,17 +126,12 @@ static bool divide_by_list(struct rope_reader *r, const char *name, float *frequ
 static void rope_longrope(struct rope_reader *r)
 {
     double most = (double)config_count(r->config, "max_position_embeddings", 2048, UINT32_MAX);
-    double original = (double)config_count(r->config, "original_max_position_embeddings", 0, PLAN_CONTEXT_MAX);
-    if (original == 0)
-        original = original_positions(r);
-    memcpy(r->long_frequencies, r->frequencies, r->pairs * sizeof *r->frequencies);
+    double original = r->rope.original ? r->rope.original : original_positions(r);
     if (!divide_by_list(r, "short_factor", r->frequencies) || !divide_by_list(r, "long_factor", r->long_frequencies))
         return;
     double factor = field(r, "factor", most / original);
     double magnitude = factor <= 1 ? 1 : sqrt(1 + log(factor) / log(original));
     r->magnitude = r->long_magnitude = (float)field(r, "attention_factor", magnitude);
-    r->magnitude = (float)field(r, "short_mscale", (double)r->magnitude);
-    r->long_magnitude = (float)field(r, "long_mscale", (double)r->long_magnitude);
     r->long_above = (uint32_t)original;
 }
 
@@ -163,8 +158,7 @@ static const struct {
       "attention_factor", NULL}},
     {"longrope",
      rope_longrope,
-     {"short_factor", "long_factor", "factor", "original_max_position_embeddings", "attention_factor", "short_mscale",
-      "long_mscale", NULL}},
+     {"short_factor", "long_factor", "factor", "original_max_position_embeddings", "attention_factor", NULL}},
     {"dynamic", rope_dynamic, {"factor", "original_max_position_embeddings", NULL}},
 };
 
@@ -190,12 +184,13 @@ static void check_fields(struct rope_reader *r, const char *const *fields)
     }
 }
 
-/* 1 / theta ** (2 i / n): the exponent in binary32, the power rounded once, which is what a good binary32 power gives. */
-static void plain_frequencies(float *out, double theta, uint32_t pairs)
+/* The exponent in binary32, the power rounded once, which is what a good binary32 power gives. */
+static void plain_frequencies(struct rope_reader *r)
 {
-    for (uint32_t i = 0; i < pairs; i++) {
-        float exponent = (float)(2 * i) / (float)(2 * pairs);
-        out[i] = 1.0f / (float)pow(theta, (double)exponent);
+    for (uint32_t i = 0; i < r->pairs; i++) {
+        float exponent = (float)(2 * i) / (float)(2 * r->pairs);
+        r->waves[i] = (float)pow(r->rope.theta, (double)exponent);
+        r->frequencies[i] = 1.0f / r->waves[i];
     }
 }
 
@@ -219,13 +214,14 @@ uint32_t emit_rope_of(struct config *c, struct emitter *e, struct config_rope ro
     r.key = json_object_get(c->root, "rope_parameters") ? "rope_parameters" : "rope_scaling";
     if (!(rope.theta > 1 && rope.theta < 1e12))
         config_refuse(c, "rope_theta", "a number above 1 is needed");
-    r.frequencies = calloc(2 * (size_t)pairs + 2, sizeof *r.frequencies);
+    r.frequencies = calloc(3 * (size_t)pairs + 1, sizeof *r.frequencies);
     r.long_frequencies = r.frequencies + pairs;
+    r.waves = r.long_frequencies + pairs;
     if (!r.frequencies) {
         c->status = c->status == STELE_OK ? stele_fail(c->err, STELE_SYSTEM, "no memory for RoPE") : c->status;
         return 0;
     }
-    plain_frequencies(r.frequencies, rope.theta, pairs);
+    plain_frequencies(&r);
     apply_type(&r);
     uint32_t index = c->status == STELE_OK ? emit_rope(e, r.frequencies, pairs, r.magnitude) : 0;
     if (c->status == STELE_OK && r.long_above)
