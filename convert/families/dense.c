@@ -64,11 +64,12 @@ void dense_two_ropes(struct config *c, struct emitter *e, struct dense *d, doubl
 {
     uint32_t pairs = (uint32_t)d->head_dim / 2;
     const json_t *both = config_value(c, "rope_parameters");
-    const json_t *full = json_object_get(both, "full_attention"), *windowed = json_object_get(both, "sliding_attention");
+    const json_t *full = json_object_get(both, "full_attention");
+    const json_t *windowed = json_object_get(both, "sliding_attention");
     struct config_rope of_full, of_windowed = {.theta = theta_windowed, .type = "default"};
     if (both && (!full || !windowed || json_object_size(both) != 2 || config_value(c, "rope_scaling")))
         config_refuse(c, "rope_parameters",
-                      "full_attention and sliding_attention are needed in it, nothing else, and no rope_scaling beside it");
+                      "full_attention and sliding_attention are needed in it, and no rope_scaling beside it");
     if (c->status != STELE_OK)
         return;
     of_full = both ? config_rope_object(c, full, theta_absent) : config_rope(c, theta_absent);
@@ -119,7 +120,7 @@ static uint64_t window_layers(struct config *c)
     return n;
 }
 
-void dense_qwen_windows(struct config *c, struct dense *d, bool (*has_window)(uint64_t layer, uint64_t max_window_layers))
+void dense_qwen_windows(struct config *c, struct dense *d, bool (*has_window)(uint64_t layer, uint64_t max_layers))
 {
     bool used = config_flag(c, "use_sliding_window", false);
     uint32_t window = dense_sliding_window(c, 4096);
@@ -130,9 +131,9 @@ void dense_qwen_windows(struct config *c, struct dense *d, bool (*has_window)(ui
             d->layer[i].window = has_window(i, n) ? window : 0;
 }
 
-bool dense_window_from(uint64_t layer, uint64_t max_window_layers)
+bool dense_window_from(uint64_t layer, uint64_t max_layers)
 {
-    return layer >= max_window_layers;
+    return layer >= max_layers;
 }
 
 /* ---- parts of a layer ---- */

@@ -80,10 +80,10 @@ void dense_window(struct dense *d, uint32_t window);
  * False where the config has no layer_types. */
 bool dense_layer_types(struct config *c, struct dense *d, uint32_t window);
 
-/* The windows of Qwen's families: none unless use_sliding_window; then by layer_types, else those that the class's rule
- * gives one. */
-void dense_qwen_windows(struct config *c, struct dense *d, bool (*has_window)(uint64_t layer, uint64_t max_window_layers));
-bool dense_window_from(uint64_t layer, uint64_t max_window_layers); /* Qwen2, Qwen3: from layer max_window_layers on */
+/* The windows of Qwen's families: none unless use_sliding_window; then by layer_types, else of the layers that the
+ * class's rule chooses, given max_window_layers. */
+void dense_qwen_windows(struct config *c, struct dense *d, bool (*has_window)(uint64_t layer, uint64_t max_layers));
+bool dense_window_from(uint64_t layer, uint64_t max_layers); /* Qwen2, Qwen3: from that layer on */
 
 /* sliding_window, 0 where it is null; `absent`: the class's. */
 uint32_t dense_sliding_window(struct config *c, uint32_t absent);

@@ -5,8 +5,8 @@
 #include <string.h>
 
 extern const struct family family_llama, family_mistral, family_mixtral, family_qwen2, family_qwen3, family_qwen2_moe,
-    family_qwen3_moe, family_gemma2, family_gemma3, family_granite, family_olmo2, family_olmo3, family_phi3, family_smollm3,
-    family_gpt_oss;
+    family_qwen3_moe, family_gemma2, family_gemma3, family_granite, family_olmo2, family_olmo3, family_phi3,
+    family_smollm3, family_gpt_oss;
 
 static const struct family *const families[] = {
     &family_llama,

@@ -13,8 +13,8 @@ struct family {
      * config->status and emitter->status. */
     void (*emit)(struct config *config, struct emitter *emitter);
 
-    /* Keys that its class reads and that change nothing here, or that only it is published with; NULL behind the last, or no
-     * table. What changes nothing in any family stands in config.c. */
+    /* Keys that change nothing in this family, NULL behind the last; or no table. What changes nothing in any family
+     * stands in config.c. */
     const char *const *neutral;
 };
 

@@ -18,7 +18,7 @@ static void emit_olmo3(struct config *c, struct emitter *e)
             d.layer[i].window = (i + 1) % 4 ? window : 0;
     if (theta != 500000 && !config_value(c, "rope_parameters"))
         config_refuse(c, "rope_theta",
-                      "transformers 4 gives it to all layers, 5 to those without a window only; rope_parameters says which");
+                      "transformers 4 gives it to all layers, 5 to those without a window; write rope_parameters");
     dense_two_ropes(c, e, &d, theta, 500000);
     emit_dense(c, e, &d);
     dense_close(&d);

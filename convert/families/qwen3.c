@@ -4,7 +4,8 @@
 
 static void emit_qwen3(struct config *c, struct emitter *e)
 {
-    struct dense d = dense_config(c, (struct dense_absent){.context = 32768, .epsilon = 1e-6, .kv_heads = 32, .head_dim = 128});
+    struct dense d = dense_config(c, (struct dense_absent){
+        .context = 32768, .epsilon = 1e-6, .kv_heads = 32, .head_dim = 128});
     d.qkv_bias = d.out_bias = config_flag(c, "attention_bias", false);
     d.head_norm = true;
     dense_silu(c);

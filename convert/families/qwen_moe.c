@@ -42,9 +42,9 @@ static struct dense_experts read_experts(struct config *c)
     };
 }
 
-static bool every_other_below(uint64_t layer, uint64_t max_window_layers)
+static bool every_other_below(uint64_t layer, uint64_t max_layers)
 {
-    return layer % 2 == 0 && layer < max_window_layers;
+    return layer % 2 == 0 && layer < max_layers;
 }
 
 static void emit_qwen2_moe(struct config *c, struct emitter *e)

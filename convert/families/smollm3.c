@@ -18,7 +18,8 @@ static bool layer_rotates(struct config *c, const struct dense *d, uint64_t laye
 
 static void emit_smollm3(struct config *c, struct emitter *e)
 {
-    struct dense d = dense_config(c, (struct dense_absent){.context = 32768, .epsilon = 1e-6, .tied = true, .kv_heads = 4});
+    struct dense d = dense_config(c, (struct dense_absent){
+        .context = 32768, .epsilon = 1e-6, .tied = true, .kv_heads = 4});
     d.qkv_bias = d.out_bias = config_flag(c, "attention_bias", false);
     d.mlp_bias = config_flag(c, "mlp_bias", false);
     dense_silu(c);
