@@ -310,6 +310,10 @@ def a_rope_type_or_field_that_is_not_known_is_refused_by_name():
     says(convert(with_config(rope_scaling={"rope_type": 7})), "rope")
     says(convert(with_config(rope_parameters={"rope_type": "default", "rope_theta": "x"})), "rope_theta")
     says(convert(with_config(rope_parameters={"rope_type": "default", "rope_theta": -1.0})), "rope_theta")
+    long = {"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    says(convert(with_config(rope_scaling=long | {"short_mscale": 1.2})), "short_mscale")
+    says(convert(with_config(rope_scaling={"type": "linear", "factor": 2.0}, rope_parameters={"type": "linear", "factor": 3.0})),
+         "rope_parameters")  # fmt: skip
 
 
 @test
