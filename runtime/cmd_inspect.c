@@ -608,10 +608,11 @@ static void json_tensors(const struct facts *f)
         printf("%s{\"name\":", comma(i));
         json_text(t->name);
         printf(",\"type\":\"%s\",\"layout\":\"%s\",\"rows\":%" PRIu64 ",\"columns\":%" PRIu64
-               ",\"offset\":%" PRIu64 ",\"bytes\":%" PRIu64 "}",
+               ",\"offset\":%" PRIu64 ",\"bytes\":%" PRIu64 ",\"count\":%" PRIu32
+               ",\"stride\":%" PRIu64 "}",
                type_name((enum tensor_type)t->type),
                t->layout == LAYOUT_VECTOR ? "vector" : "panels", t->rows, t->columns, t->offset,
-               t->bytes);
+               t->bytes, t->count, t->stride);
     }
     putchar(']');
 }
