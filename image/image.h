@@ -38,9 +38,17 @@ const char *section_name(uint32_t kind);
 /* STELE_OK if size, mtime and ctime are still those of the opening; else STELE_DAMAGED. */
 enum stele_status image_unchanged(const struct image *image, struct stele_error *err);
 
+/* How far a verification is, and what it found. */
+struct image_watch {
+    void (*progress)(void *context, uint64_t done, uint64_t bytes); /* after each chunk or section; NULL: not told */
+    void *context;
+    const char *section;    /* out, where STELE_DAMAGED is returned: NULL where the damage is in no section, */
+    uint64_t offset, bytes; /* and which bytes of the file are not all as they should be */
+};
+
 /* Reads every byte and compares it with its digest, bytes between sections with zero, the identity with the table.
  * STELE_DAMAGED names section, chunk and offset of the first difference. */
-enum stele_status image_verify(const struct image *image, struct stele_error *err);
+enum stele_status image_verify(const struct image *image, struct image_watch *watch, struct stele_error *err);
 
 /* identity.c: digests. */
 struct image_digest digest_chunk(const void *bytes, size_t length);

@@ -18,11 +18,7 @@
 
 #include "cmd.h"
 #include "guard.h"
-#include "image.h"
-#include "kernels.h"
-#include "numbers.h"
 #include "stele.h"
-#include "tokenizer.h"
 
 enum { LOGITS_BYTES = 16 << 20 }; /* of a block of rows, at least one row */
 
@@ -91,10 +87,9 @@ static enum stele_status dump_failed(const struct dump *d, struct stele_error *e
                       strerror(errno));
 }
 
-static bool is_file(int fd, const struct stat *target)
+static bool same_file(const struct stat *a, const struct stat *b)
 {
-    struct stat st;
-    return !fstat(fd, &st) && st.st_dev == target->st_dev && st.st_ino == target->st_ino;
+    return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
 }
 
 static enum stele_status open_temporary(struct dump *d, struct stele_error *err)
@@ -115,14 +110,15 @@ static enum stele_status open_temporary(struct dump *d, struct stele_error *err)
     return d->fd >= 0 ? STELE_OK : dump_failed(d, err);
 }
 
-static enum stele_status dump_open(struct dump *d, const char *name, const struct image *image,
+static enum stele_status dump_open(struct dump *d, const char *name, const struct stele_image *image,
                                    struct stele_error *err)
 {
-    struct stat target;
-    bool exists = !stat(name, &target), is_stdout = exists && is_file(STDOUT_FILENO, &target);
+    struct stat target, other;
+    bool exists = !stat(name, &target);
+    bool is_stdout = exists && !fstat(STDOUT_FILENO, &other) && same_file(&other, &target);
     d->name = name;
     d->fd = -1;
-    if (exists && is_file(image->fd, &target))
+    if (exists && !stat(stele_image_name(image), &other) && same_file(&other, &target))
         return stele_fail(err, STELE_USAGE, "%s: is the image itself; name another file", name);
     if (is_stdout || (exists && !S_ISREG(target.st_mode))) {
         d->fd =
@@ -188,14 +184,13 @@ struct scores {
     struct stele_image *image;
     struct stele_session *session;
     struct stele_session_info info;
-    const struct blas_kernels *kernels;
-    struct tokenizer tokenizer; /* where the image has one */
     uint32_t *ids;
     size_t count;
     float *rows; /* [rows_max][vocabulary] logits */
     size_t rows_max;
-    uint32_t *top; /* [top_count] */
     size_t top_count;
+    uint32_t *shown; /* [1 + top_count]: the id that stands at a position, and the likeliest */
+    float *logprobs; /* [1 + top_count]: theirs */
     struct dump dump;
     struct stele_error *err;
 };
@@ -205,7 +200,7 @@ static enum stele_status read_text(struct scores *s, const char *operand)
     if (!stele_has_text(s->image))
         return stele_fail(s->err, STELE_INPUT,
                           "%s: its checkpoint had no tokenizer, so it takes --ids instead of text",
-                          ((const struct image *)s->image)->name);
+                          stele_image_name(s->image));
     const char *text;
     size_t bytes;
     char *owned;
@@ -244,14 +239,6 @@ static enum stele_status check_ids(const struct scores *s)
     return STELE_OK;
 }
 
-static enum stele_status open_vocabulary(struct scores *s)
-{
-    uint64_t bytes;
-    const uint8_t *section =
-        image_section((const struct image *)s->image, SECTION_TOKENIZER, &bytes);
-    return section ? tokenizer_open(&s->tokenizer, section, bytes, s->err) : STELE_OK;
-}
-
 static enum stele_status allocate(struct scores *s)
 {
     size_t row_bytes = s->info.vocabulary * sizeof *s->rows;
@@ -259,8 +246,9 @@ static enum stele_status allocate(struct scores *s)
     s->rows_max = s->rows_max < s->info.chunk ? s->rows_max : s->info.chunk;
     s->rows = malloc(s->rows_max * row_bytes);
     s->top_count = set.top < s->info.vocabulary ? (size_t)set.top : s->info.vocabulary;
-    s->top = malloc((s->top_count + 1) * sizeof *s->top);
-    if (s->rows && s->top)
+    s->shown = malloc((s->top_count + 1) * sizeof *s->shown);
+    s->logprobs = malloc((s->top_count + 1) * sizeof *s->logprobs);
+    if (s->rows && s->shown && s->logprobs)
         return STELE_OK;
     return stele_fail(s->err, STELE_SYSTEM, "no memory for %zu rows of logits", s->rows_max);
 }
@@ -280,54 +268,11 @@ static enum stele_status open_session(struct scores *s)
     if (status != STELE_OK)
         return status;
     s->info = stele_session_info(s->session);
-    s->kernels = blas_choose(s->info.kernels);
     status = check_ids(s);
-    if (status == STELE_OK)
-        status = open_vocabulary(s);
     return status == STELE_OK ? allocate(s) : status;
 }
 
 /* ---- a line ---- */
-
-static bool comes_before(const float *row, uint32_t a, uint32_t b)
-{
-    return row[a] > row[b] || (row[a] == row[b] && a < b);
-}
-
-/* Lets ids[at] of a heap, whose root comes last, sink to its place. */
-static void sink(const float *row, uint32_t *ids, size_t n, size_t at)
-{
-    for (size_t child; (child = 2 * at + 1) < n; at = child) {
-        if (child + 1 < n && comes_before(row, ids[child], ids[child + 1]))
-            child++;
-        if (comes_before(row, ids[child], ids[at]))
-            return;
-        uint32_t id = ids[at];
-        ids[at] = ids[child];
-        ids[child] = id;
-    }
-}
-
-/* The first n ids by (logit down, id up), in order: a heap keeps them while the row passes, and is
- * then taken apart. */
-static void select_top(const float *row, uint32_t vocabulary, uint32_t *ids, size_t n)
-{
-    for (uint32_t id = 0; id < n; id++)
-        ids[id] = id;
-    for (size_t i = n / 2; i-- > 0;)
-        sink(row, ids, n, i);
-    for (uint32_t id = (uint32_t)n; n && id < vocabulary; id++)
-        if (comes_before(row, id, ids[0])) {
-            ids[0] = id;
-            sink(row, ids, n, 0);
-        }
-    for (size_t left = n; left-- > 1;) {
-        uint32_t last = ids[0];
-        ids[0] = ids[left];
-        ids[left] = last;
-        sink(row, ids, left, 0);
-    }
-}
 
 static enum stele_status print_piece(const struct scores *s, uint32_t id)
 {
@@ -337,7 +282,7 @@ static enum stele_status print_piece(const struct scores *s, uint32_t id)
         fputs("null", stdout);
         return STELE_OK;
     }
-    enum stele_status status = tokenizer_piece(&s->tokenizer, id, &piece, &bytes, s->err);
+    enum stele_status status = stele_token_text(s->image, id, &piece, &bytes, s->err);
     if (status == STELE_OK) {
         cmd_json_string(stdout, piece, bytes);
         free(piece);
@@ -360,22 +305,21 @@ static enum stele_status print_token(const struct scores *s, uint32_t id, const 
 /* The line of a position; `row`: the logits that predict it, NULL at the first. */
 static enum stele_status print_position(const struct scores *s, size_t position, const float *row)
 {
-    uint32_t id = s->ids[position];
-    float largest = 0, sum = 1, logprob;
     size_t top_count = row ? s->top_count : 0;
+    enum stele_status status = STELE_OK;
+    s->shown[0] = s->ids[position];
     if (row) {
-        s->kernels->log_sum(&largest, &sum, row, s->info.vocabulary);
-        select_top(row, s->info.vocabulary, s->top, top_count);
-        logprob = (row[id] - largest) - num_log(sum); /* NUMBERS.md, "Softmax over a vector" */
+        stele_top(s->session, row, s->shown + 1, top_count);
+        status = stele_logprobs(s->session, row, s->shown, 1 + top_count, s->logprobs, s->err);
     }
     printf("{\"position\":%zu,", position);
-    enum stele_status status = print_token(s, id, row ? &logprob : NULL);
+    if (status == STELE_OK)
+        status = print_token(s, s->shown[0], row ? &s->logprobs[0] : NULL);
     if (set.top)
         fputs(",\"top\":[", stdout);
-    for (size_t i = 0; i < top_count && status == STELE_OK; i++) {
-        logprob = (row[s->top[i]] - largest) - num_log(sum);
-        fputs(i ? ",{" : "{", stdout);
-        status = print_token(s, s->top[i], &logprob);
+    for (size_t i = 1; i <= top_count && status == STELE_OK; i++) {
+        fputs(i > 1 ? ",{" : "{", stdout);
+        status = print_token(s, s->shown[i], &s->logprobs[i]);
         putchar('}');
     }
     fputs(set.top ? "]}\n" : "}\n", stdout);
@@ -432,7 +376,7 @@ static enum stele_status logprobs(struct scores *s, const char *operand)
     if (status == STELE_OK)
         status = open_session(s);
     if (status == STELE_OK && set.dump)
-        status = dump_open(&s->dump, set.dump, (const struct image *)s->image, s->err);
+        status = dump_open(&s->dump, set.dump, s->image, s->err);
     if (status == STELE_OK)
         status = score(s);
     if (status == STELE_OK)
@@ -457,7 +401,8 @@ int cmd_logprobs(int argc, char **argv)
         status = logprobs(&s, count > 1 ? operands[1] : NULL);
     }
     dump_close(&s.dump);
-    free(s.top);
+    free(s.shown);
+    free(s.logprobs);
     free(s.rows);
     free(s.ids);
     stele_session_close(s.session);

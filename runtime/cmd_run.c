@@ -10,7 +10,6 @@
 
 #include "cmd_chat.h"
 #include "guard.h"
-#include "image.h"
 #include "stats.h"
 
 enum print { PRINT_TEXT, PRINT_IDS, PRINT_JSON };
@@ -151,7 +150,7 @@ static enum stele_status read_text_prompt(struct run *r, const char *operand)
 {
     if (!stele_has_text(r->image))
         return stele_fail(r->err, STELE_INPUT, "%s: its checkpoint had no tokenizer, so it takes --ids instead of text",
-                          ((const struct image *)r->image)->name);
+                          stele_image_name(r->image));
     enum stele_status status = r->chat ? read_chat_prompt(r, operand) : read_raw_prompt(r, operand);
     if (status == STELE_OK && !r->prompt_count)
         status = stele_fail(r->err, STELE_USAGE, "the prompt is empty: it has no ids to continue");
@@ -307,7 +306,7 @@ static void print_stats(struct run *r)
     struct stats_line line = {
         .result = &r->result,
         .session = stele_session_info(r->session),
-        .mapped_bytes = ((const struct image *)r->image)->length,
+        .mapped_bytes = stele_image_info(r->image).bytes,
         .prefill_tokens = r->result.prefill_end > 0 ? r->prompt_count : 0,
         .seed = set.seed,
         .date = cmd_chat_date(),

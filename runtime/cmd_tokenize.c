@@ -8,8 +8,6 @@
 
 #include "cmd_chat.h"
 #include "guard.h"
-#include "image.h"
-#include "tokenizer.h"
 
 static struct {
     bool decode, skip_special, raw_bytes;
@@ -80,19 +78,8 @@ static enum stele_status encode_chat(const struct stele_image *image, const char
 static enum stele_status check_ids(const struct stele_image *image, const uint32_t *ids,
                                    size_t count, struct stele_error *err)
 {
-    const struct image *inner = (const struct image *)image;
-    uint64_t bytes;
-    const uint8_t *section = image_section(inner, SECTION_TOKENIZER, &bytes);
-    struct tokenizer tokenizer;
-    enum stele_status status = tokenizer_open(&tokenizer, section, bytes, err);
-    if (status != STELE_OK)
-        return status;
-    struct plan_header plan = {0};
-    section = image_section(inner, SECTION_PLAN, &bytes);
-    if (section && bytes >= sizeof plan)
-        memcpy(&plan, section, sizeof plan);
-    uint32_t tokens = tokenizer_count(&tokenizer),
-             most = plan.vocabulary > tokens ? plan.vocabulary : tokens;
+    struct stele_image_info info = stele_image_info(image);
+    uint32_t most = info.vocabulary > info.tokens ? info.vocabulary : info.tokens;
     for (size_t i = 0; i < count; i++)
         if (ids[i] >= most)
             return stele_fail(err, STELE_USAGE, "id %" PRIu32 ": the model has %" PRIu32 " ids",
@@ -143,7 +130,7 @@ static enum stele_status tokenize(const struct stele_image *image, const char *o
     if (!stele_has_text(image))
         return stele_fail(err, STELE_INPUT,
                           "%s: its checkpoint had no tokenizer; the image knows ids only",
-                          ((const struct image *)image)->name);
+                          stele_image_name(image));
     bool chat;
     cmd_chat.raw = cmd_chat.raw || !cmd_chat_asked();
     enum stele_status status = cmd_chat_applies(image, &chat, err);

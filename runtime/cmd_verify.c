@@ -6,10 +6,18 @@
 
 #include "cmd.h"
 #include "guard.h"
-#include "image.h"
 #include "stele.h"
 
 static const struct cmd_option options[] = {{0}};
+
+static void show_progress(void *last, uint64_t done, uint64_t bytes)
+{
+    double now = guard_now();
+    if (now - *(double *)last < 0.2)
+        return;
+    *(double *)last = now;
+    fprintf(stderr, "\r%3.0f %% \033[K", 100.0 * (double)done / (double)bytes);
+}
 
 static enum stele_status verify(const char *path, struct stele_error *err)
 {
@@ -18,13 +26,16 @@ static enum stele_status verify(const char *path, struct stele_error *err)
     if (status != STELE_OK)
         return status;
     guard_image(image, "verify");
-    status = stele_image_verify(image, err);
+    bool terminal = isatty(STDERR_FILENO);
+    double last = guard_now();
+    status = stele_image_verify_watched(image, terminal ? show_progress : NULL, &last, NULL, err);
+    if (terminal)
+        fputs("\r\033[K", stderr);
     if (status == STELE_OK)
         status = stele_image_unchanged(image, err);
     if (status == STELE_OK) {
-        char identity[33], line[48];
-        digest_text(identity, &((const struct image *)image)->header.identity);
-        int n = snprintf(line, sizeof line, ": ok %s\n", identity);
+        char line[48];
+        int n = snprintf(line, sizeof line, ": ok %s\n", stele_image_info(image).identity);
         if (!cmd_write_text(STDOUT_FILENO, path, strlen(path), false, err) || !cmd_write(line, (size_t)n, err))
             status = err->status;
     }

@@ -379,6 +379,7 @@ enum stele_status stele_session_open(struct stele_session **out, const struct st
         return stele_fail(err, STELE_SYSTEM, "no memory for a session");
     s->image = (const struct image *)image;
     s->backend = &blas_cpu;
+    s->table = kernels;
     s->kernels = kernels->name;
     const uint8_t *weights;
     enum stele_status status = plan_load(&s->plan, &s->plan_memory, &weights, s->image, err);

@@ -4,6 +4,7 @@
 #define RUNTIME_EXECUTOR_H
 
 #include "image.h"
+#include "kernels.h"
 #include "kv.h"
 #include "ops.h"
 #include "plan.h"
@@ -31,6 +32,7 @@ struct stele_session {
     const struct image *image;
     const struct blas_backend *backend;
     struct blas_device *device;
+    const struct blas_kernels *table; /* what the back end computes with: rows of logits are looked at with it too */
     struct plan plan;
     void *plan_memory;       /* what plan views */
     struct executor_op *ops; /* [plan.counts.ops]; the last is logits */

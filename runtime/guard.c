@@ -4,17 +4,16 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "image.h"
+#include "stele.h"
 
 static double start_seconds, start_cpu_seconds;
 
 /* What the handler may read: set before it is installed. */
 static struct {
-    const struct image *image;
+    const struct stele_image *image;
     char damaged[512], unreadable[512];
 } guarded;
 
@@ -45,25 +44,22 @@ double guard_since_exec_ms(double moment)
 static void on_sigbus(int signal_number, siginfo_t *info, void *context)
 {
     (void)context;
-    const uint8_t *address = info->si_addr;
-    const struct image *image = guarded.image;
-    if (address < image->bytes || address >= image->bytes + image->length) {
+    enum stele_status status = stele_image_fault(guarded.image, info->si_addr);
+    if (status == STELE_OK) {
         signal(signal_number, SIG_DFL); /* not ours: die of it when the access is tried again */
         return;
     }
-    struct stat st;
-    bool shorter = !fstat(image->fd, &st) && (uint64_t)st.st_size < image->length;
-    const char *text = shorter ? guarded.damaged : guarded.unreadable;
+    const char *text = status == STELE_DAMAGED ? guarded.damaged : guarded.unreadable;
     ssize_t ignored = write(STDERR_FILENO, text, strlen(text));
     (void)ignored;
-    _exit(shorter ? STELE_DAMAGED : STELE_SYSTEM);
+    _exit((int)status);
 }
 
-void guard_image(const struct stele_image *opened, const char *verb)
+void guard_image(const struct stele_image *image, const char *verb)
 {
-    guarded.image = (const struct image *)opened;
+    guarded.image = image;
     struct stele_error text; /* escapes the name */
-    stele_fail(&text, STELE_DAMAGED, "%.300s", guarded.image->name);
+    stele_fail(&text, STELE_DAMAGED, "%.300s", stele_image_name(image));
     snprintf(guarded.damaged, sizeof guarded.damaged,
              "stele %s: %.400s: the file was cut short while it was in use; the answer ends here\n", verb, text.text);
     snprintf(guarded.unreadable, sizeof guarded.unreadable,

@@ -4,9 +4,11 @@
 
 #include <inttypes.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "image.h"
 #include "library.h"
+#include "plan.h"
 
 const char *stele_version(void)
 {
@@ -33,12 +35,73 @@ void stele_image_close(struct stele_image *image)
 
 enum stele_status stele_image_verify(const struct stele_image *image, struct stele_error *err)
 {
-    return image_verify(inner(image), err);
+    struct image_watch watch = {0};
+    return image_verify(inner(image), &watch, err);
+}
+
+enum stele_status stele_image_verify_watched(const struct stele_image *image,
+                                             void (*progress)(void *context, uint64_t done, uint64_t bytes), void *context,
+                                             struct stele_damage *damage, struct stele_error *err)
+{
+    struct image_watch watch = {.progress = progress, .context = context};
+    enum stele_status status = image_verify(inner(image), &watch, err);
+    if (status == STELE_DAMAGED && damage)
+        *damage = (struct stele_damage){watch.section, watch.offset, watch.bytes};
+    return status;
 }
 
 enum stele_status stele_image_unchanged(const struct stele_image *image, struct stele_error *err)
 {
     return image_unchanged(inner(image), err);
+}
+
+enum stele_status stele_image_fault(const struct stele_image *image, const void *address)
+{
+    const struct image *i = inner(image);
+    const uint8_t *at = address;
+    struct stat st;
+    if (at < i->bytes || at >= i->bytes + i->length)
+        return STELE_OK;
+    return !fstat(i->fd, &st) && (uint64_t)st.st_size < i->length ? STELE_DAMAGED : STELE_SYSTEM;
+}
+
+const char *stele_image_name(const struct stele_image *image)
+{
+    return inner(image)->name;
+}
+
+/* Copies the header of a section; zeros where the section is missing or too short. */
+static void read_header(const struct image *image, enum section_kind kind, void *header, size_t size)
+{
+    uint64_t bytes;
+    const uint8_t *section = image_section(image, kind, &bytes);
+    memset(header, 0, size);
+    if (section && bytes >= size)
+        memcpy(header, section, size);
+}
+
+struct stele_image_info stele_image_info(const struct stele_image *opened)
+{
+    const struct image *image = inner(opened);
+    struct plan_header plan;
+    struct vocab_header vocab;
+    read_header(image, SECTION_PLAN, &plan, sizeof plan);
+    read_header(image, SECTION_TOKENIZER, &vocab, sizeof vocab);
+    struct stele_image_info info = {
+        .name = image->name,
+        .format = image->header.version,
+        .numerics = image->header.numerics,
+        .bytes = image->length,
+        .vocabulary = plan.vocabulary,
+        .tokens = vocab.ids,
+        .context = plan.context,
+        .layers = plan.states,
+    };
+    digest_text(info.identity, &image->header.identity);
+    for (uint32_t i = 0; i < image->header.sections; i++)
+        if (image->sections[i].kind == SECTION_TOKENIZER)
+            digest_text(info.text_identity, &image->sections[i].digest);
+    return info;
 }
 
 /* ---- text ---- */
@@ -68,6 +131,14 @@ enum stele_status stele_detokenize(const struct stele_image *image, const uint32
     struct tokenizer t;
     enum stele_status status = library_open_tokenizer(&t, inner(image), err);
     return status == STELE_OK ? tokenizer_decode(&t, ids, count, skip_special, text, bytes, err) : status;
+}
+
+enum stele_status stele_token_text(const struct stele_image *image, uint32_t id, char **piece, size_t *bytes,
+                                   struct stele_error *err)
+{
+    struct tokenizer t;
+    enum stele_status status = library_open_tokenizer(&t, inner(image), err);
+    return status == STELE_OK ? tokenizer_piece(&t, id, piece, bytes, err) : status;
 }
 
 bool stele_has_text(const struct stele_image *image)

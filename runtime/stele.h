@@ -8,7 +8,7 @@
  *     generate  the loop: step, draw, stop
  *
  * Calls that can fail return an enum stele_status and fill *err (error.h). The library never prints, exits or touches
- * signals. Sizes are in bytes unless a name says otherwise. Ids are below stele_model_info.vocabulary. */
+ * signals. Sizes are in bytes unless a name says otherwise. Ids are below stele_image_info.vocabulary. */
 #ifndef STELE_H
 #define STELE_H
 
@@ -35,11 +35,55 @@ struct stele_image;
 STELE_API enum stele_status stele_image_open(struct stele_image **out, const char *path, struct stele_error *err);
 STELE_API void stele_image_close(struct stele_image *image); /* NULL is allowed */
 
+/* What an image says of itself, unchecked: numbers of a section that is missing or too short are 0. */
+struct stele_image_info {
+    const char *name;         /* the path it was opened by; lives as long as the image */
+    char identity[33];        /* 32 hexadecimal digits: a digest of all but where it came from */
+    char text_identity[33];   /* the same of its vocabulary, which makes the same ids of a text; "" where there is none */
+    uint32_t format, numerics; /* versions */
+    uint64_t bytes;           /* mapped */
+    uint32_t vocabulary;      /* ids that the model reads and predicts: rows of its head */
+    uint32_t tokens;          /* ids that text is made of; 0 without a vocabulary, else often other than `vocabulary` */
+    uint32_t context;         /* positions it was trained for */
+    uint32_t layers;
+    uint64_t reserved[4];
+};
+STELE_API struct stele_image_info stele_image_info(const struct stele_image *image);
+STELE_API const char *stele_image_name(const struct stele_image *image); /* info.name, and no page is touched */
+
+enum stele_description {
+    STELE_DESCRIBE_JSON,    /* all there is, as one object: `stele help inspect` */
+    STELE_DESCRIBE_SUMMARY, /* for people; control bytes in names are escaped */
+    STELE_DESCRIBE_PLAN,
+    STELE_DESCRIBE_TENSORS,
+};
+
+/* What the image holds as text: *text is malloc'ed UTF-8 with a NUL behind its *bytes, the caller frees it. No weight is
+ * read. */
+STELE_API enum stele_status stele_image_describe(const struct stele_image *image, enum stele_description form, char **text,
+                                                 size_t *bytes, struct stele_error *err);
+
 /* Reads every byte and compares it with the digests in the image. STELE_DAMAGED names section and chunk. */
 STELE_API enum stele_status stele_image_verify(const struct stele_image *image, struct stele_error *err);
 
+/* Where an image is not what it was: bytes [offset, offset + bytes) of the file are not all right. */
+struct stele_damage {
+    const char *section; /* NULL: header, section table, or between sections */
+    uint64_t offset, bytes;
+};
+
+/* The same, telling how far it is: `progress` (NULL is allowed) is called after each 2 MiB or less. *damage (NULL is
+ * allowed) is filled where STELE_DAMAGED is returned. */
+STELE_API enum stele_status stele_image_verify_watched(const struct stele_image *image,
+                                                       void (*progress)(void *context, uint64_t done, uint64_t bytes),
+                                                       void *context, struct stele_damage *damage, struct stele_error *err);
+
 /* Whether the file is still the one that was opened; to be asked before an answer is trusted. */
 STELE_API enum stele_status stele_image_unchanged(const struct stele_image *image, struct stele_error *err);
+
+/* For a handler of SIGBUS, and safe there: what an access at `address` says. STELE_OK: it is none of the image's;
+ * STELE_DAMAGED: the file is shorter than it was; STELE_SYSTEM: reading it failed. */
+STELE_API enum stele_status stele_image_fault(const struct stele_image *image, const void *address);
 
 /* ---- sessions ---- */
 
@@ -128,6 +172,17 @@ STELE_API enum stele_status stele_keep(struct stele_session *session, const uint
 STELE_API enum stele_status stele_score(struct stele_session *session, struct stele_item *items, size_t n,
                                         struct stele_error *err);
 
+/* ---- probabilities ---- */
+
+/* Natural logarithms of the probabilities that a row of logits gives to ids: out[i] is that of ids[i]. STELE_USAGE: an id
+ * is out of range. */
+STELE_API enum stele_status stele_logprobs(const struct stele_session *session, const float *row, const uint32_t *ids,
+                                           size_t count, float *out, struct stele_error *err);
+
+/* The ids of a row's largest logits, largest first, of equal ones the lower id first. Returns how many: `count`, or the
+ * vocabulary where that is less. */
+STELE_API size_t stele_top(const struct stele_session *session, const float *row, uint32_t *ids, size_t count);
+
 /* ---- text ---- */
 
 enum stele_text_flags {
@@ -143,6 +198,11 @@ STELE_API enum stele_status stele_tokenize(const struct stele_image *image, cons
 /* Text of ids into *text (malloc'ed, not NUL-terminated, the caller frees). */
 STELE_API enum stele_status stele_detokenize(const struct stele_image *image, const uint32_t *ids, size_t count,
                                              bool skip_special, char **text, size_t *bytes, struct stele_error *err);
+
+/* The bytes that one token stands for by itself into *piece (malloc'ed, not NUL-terminated, the caller frees); they need
+ * not be UTF-8. An id beyond the vocabulary has none. */
+STELE_API enum stele_status stele_token_text(const struct stele_image *image, uint32_t id, char **piece, size_t *bytes,
+                                             struct stele_error *err);
 
 STELE_API bool stele_has_text(const struct stele_image *image); /* a vocabulary is there */
 

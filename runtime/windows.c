@@ -9,18 +9,15 @@
 #include <unistd.h>
 
 #include "guard.h"
-#include "image.h"
-#include "numbers.h"
-#include "utf8.h"
 
 enum {
     LENGTH_DEFAULT = 512,
     LOGITS_BYTES = 16 << 20, /* of a block of rows of one model, at least one row */
 };
 
-static const struct image *inner(const struct windows *w, size_t model)
+static const char *name(const struct windows *w, size_t model)
 {
-    return (const struct image *)w->models[model].image;
+    return stele_image_name(w->models[model].image);
 }
 
 /* ---- images ---- */
@@ -32,16 +29,12 @@ static enum stele_status check_vocabularies(const struct windows *w, struct stel
         if (!stele_has_text(w->models[i].image))
             return stele_fail(err, STELE_INPUT,
                               "%s: its checkpoint had no tokenizer, so it reads no text",
-                              inner(w, i)->name);
-    const struct image_digest *digests[WINDOWS_MODELS_MAX] = {NULL};
-    for (size_t i = 0; i < w->model_count; i++)
-        for (uint32_t s = 0; s < inner(w, i)->header.sections; s++)
-            if (inner(w, i)->sections[s].kind == SECTION_TOKENIZER)
-                digests[i] = &inner(w, i)->sections[s].digest;
-    if (w->model_count == 2 && memcmp(digests[0], digests[1], sizeof *digests[0]))
+                              name(w, i));
+    if (w->model_count == 2 && strcmp(stele_image_info(w->models[0].image).text_identity,
+                                      stele_image_info(w->models[1].image).text_identity))
         return stele_fail(err, STELE_USAGE,
                           "%s and %s have different tokenizers, so their tokens cannot be compared",
-                          inner(w, 0)->name, inner(w, 1)->name);
+                          name(w, 0), name(w, 1));
     return STELE_OK;
 }
 
@@ -97,15 +90,15 @@ static enum stele_status read_file(const char *name, uint64_t most, char **out, 
     return status;
 }
 
-/* Bytes of the text without a character that --bytes cut. */
+/* Bytes of the text without a character that --bytes cut. What is no UTF-8 is refused later. */
 static size_t whole_characters(const char *text, size_t bytes)
 {
-    if (!bytes)
-        return 0;
-    size_t last = utf8_before(text, bytes);
-    bool whole;
-    size_t part = utf8_part((const unsigned char *)text + last, bytes - last, &whole);
-    return !whole && part == bytes - last ? last : bytes;
+    size_t behind = 0; /* its first byte */
+    while (behind < 3 && behind < bytes && ((unsigned char)text[bytes - 1 - behind] & 0xc0) == 0x80)
+        behind++;
+    unsigned char lead = behind < bytes ? (unsigned char)text[bytes - 1 - behind] : 0;
+    size_t length = lead < 0xc0 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
+    return length > behind + 1 ? bytes - behind - 1 : bytes;
 }
 
 static enum stele_status read_text(struct windows *w, const char *file,
@@ -181,22 +174,12 @@ static struct window window_at(const struct windows *w, size_t index)
     return at;
 }
 
-static uint32_t trained_context(const struct image *image)
-{
-    struct plan_header header = {0};
-    uint64_t bytes;
-    const uint8_t *plan = image_section(image, SECTION_PLAN, &bytes);
-    if (plan && bytes >= sizeof header) /* checked when the session opens */
-        memcpy(&header, plan, sizeof header);
-    return header.context;
-}
-
 static enum stele_status cut(struct windows *w, const struct windows_settings *set,
                              struct stele_error *err)
 {
     uint32_t most = UINT32_MAX, before = w->bos == WINDOWS_NO_BOS ? 0 : 1;
     for (size_t i = 0; i < w->model_count; i++) {
-        uint32_t trained = trained_context(inner(w, i));
+        uint32_t trained = stele_image_info(w->models[i].image).context;
         most = trained < most ? trained : most;
     }
     most = most > before ? most - before : 1;
@@ -247,7 +230,6 @@ static enum stele_status open_session(struct windows *w, struct windows_model *m
     if (status != STELE_OK)
         return status;
     struct stele_session_info info = stele_session_info(m->session);
-    m->kernels = blas_choose(info.kernels);
     size_t row_bytes = info.vocabulary * sizeof *m->rows;
     w->rows_max = row_bytes < LOGITS_BYTES ? LOGITS_BYTES / row_bytes : 1;
     w->rows_max = w->rows_max < info.chunk ? w->rows_max : info.chunk;
@@ -271,7 +253,7 @@ static enum stele_status open_sessions(struct windows *w, const struct windows_s
             status = stele_fail(err, STELE_USAGE,
                                 "%s has a head of %" PRIu32 " rows and %s one of %" PRIu32
                                 "; they cannot be compared",
-                                inner(w, 0)->name, before, inner(w, i)->name, w->vocabulary);
+                                name(w, 0), before, name(w, i), w->vocabulary);
         if (status != STELE_OK)
             return status;
     }
@@ -409,9 +391,8 @@ enum stele_status windows_walk(struct windows *w, windows_visit *visit, void *co
 
 double windows_loss(const struct windows *w, size_t model, const float *row, uint32_t id)
 {
-    float largest, sum;
-    w->models[model].kernels->log_sum(&largest, &sum, row, w->vocabulary);
-    float logprob = (row[id] - largest) - num_log(sum); /* NUMBERS.md, "Softmax over a vector" */
+    float logprob = 0;
+    stele_logprobs(w->models[model].session, row, &id, 1, &logprob, NULL); /* an id out of range: the step that takes it says so */
     return -(double)logprob;
 }
 

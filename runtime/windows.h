@@ -17,7 +17,6 @@
 #include <stdio.h>
 
 #include "cmd.h"
-#include "kernels.h"
 #include "stele.h"
 
 enum { WINDOWS_MODELS_MAX = 2 };
@@ -64,7 +63,6 @@ struct windows_settings {
 struct windows_model {
     struct stele_image *image;
     struct stele_session *session;
-    const struct blas_kernels *kernels;
     float *rows; /* a block of logits */
 };
 

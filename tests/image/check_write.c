@@ -174,7 +174,7 @@ static void check_image(const char *path)
     struct stele_error err;
     uint64_t bytes;
     ck_assert_msg(image_open(&image, path, &err) == STELE_OK, "%s", err.text);
-    ck_assert_msg(image_verify(image, &err) == STELE_OK, "%s", err.text);
+    ck_assert_msg(image_verify(image, &(struct image_watch){0}, &err) == STELE_OK, "%s", err.text);
     const uint8_t *found = image_section(image, SECTION_WEIGHTS, &bytes);
     ck_assert_uint_eq(bytes, WEIGHTS);
     ck_assert(!memcmp(found, weights, WEIGHTS));
