@@ -16,6 +16,7 @@
 #define Q4_ROWS 4
 #define CODE_ROWS 2
 #define Q8_PLANES 2
+#define Q8_SIGNED 0
 #define CODE_HALVES 2
 
 /* 16 registers hold 12 accumulators of float (10 where bf16 is parted), or 8 of integers. */
@@ -122,6 +123,11 @@ static inline vec vec_negate(vec a)
 static inline vec vec_fma(vec a, vec b, vec c)
 {
     return _mm256_fmadd_ps(a, b, c);
+}
+
+static inline vec vec_fma_splat(vec a, vec b, vec c)
+{
+    return vec_fma(a, b, c);
 }
 
 static inline vec vec_fms(vec a, vec b, vec c)

@@ -14,6 +14,7 @@
 #define Q4_ROWS 6
 #define CODE_ROWS 6
 #define Q8_PLANES 1
+#define Q8_SIGNED 0
 #define CODE_HALVES 1
 
 /* 32 registers hold 24 accumulators of float, or 12 and as many of integers. Four panels are for
@@ -116,6 +117,11 @@ static inline vec vec_negate(vec a)
 static inline vec vec_fma(vec a, vec b, vec c)
 {
     return _mm512_fmadd_ps(a, b, c);
+}
+
+static inline vec vec_fma_splat(vec a, vec b, vec c)
+{
+    return vec_fma(a, b, c);
 }
 
 static inline vec vec_fms(vec a, vec b, vec c)

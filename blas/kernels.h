@@ -88,6 +88,9 @@ extern const struct blas_kernels blas_generic;
 extern const struct blas_kernels blas_generic_fma; /* the same source, compiled with the fma instruction */
 extern const struct blas_kernels blas_avx2;
 extern const struct blas_kernels blas_avx512;
+#elif defined(__aarch64__)
+extern const struct blas_kernels blas_neon;
+extern const struct blas_kernels blas_neon_i8mm; /* the same source, compiled with usdot */
 #endif
 
 /* The i-th table, fastest first; NULL behind the last. Which of them this CPU can run: usable(). */

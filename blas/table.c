@@ -4,12 +4,15 @@
 
 #include <string.h>
 
-/* Fastest first. The two generic tables have one name: the first that is usable is taken. */
+/* Fastest first. Two tables that are one source have one name: the first that is usable is taken. */
 static const struct blas_kernels *const tables[] = {
 #if defined(__x86_64__)
     &blas_avx512,
     &blas_avx2,
     &blas_generic_fma,
+#elif defined(__aarch64__)
+    &blas_neon_i8mm,
+    &blas_neon,
 #endif
     &blas_generic,
 };

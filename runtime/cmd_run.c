@@ -61,7 +61,8 @@ const struct verb verb_run = {
     .about = "Writes the model's answer to standard output as it is made, and nothing else there. The prompt is the argument,\n"
              "or standard input where there is none or it is \"-\". Where the model has a chat template the prompt is a user's\n"
              "message, and control tokens that are spelled in it are text; else, and with --raw, the model continues it.\n"
-             "STELE_KERNELS=generic|avx2|avx512|neon forces a table of kernels; all give the same bits.",
+             "STELE_KERNELS=generic|avx2|avx512|neon forces a table of kernels; all give the same bits.\n"
+             "neon is tested under emulation only.",
     .run = cmd_run,
     .options = options,
 };
