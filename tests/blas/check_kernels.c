@@ -1,19 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Every table gives the bits of the generic one, in every slot, for odd shapes and extreme numbers,
  * reads nothing behind its operands and writes nothing beyond its results. Inputs come from a seed
- * that a failure names: CHECK_SEED=N repeats a run from there. */
+ * that a failure names: CHECK_SEED=N repeats a run from there, CHECK_ROUNDS=N is for slow machines. */
 #include <check.h>
 #include <inttypes.h>
 #include <stdio.h>
 
 #include "cases.h"
 
-enum { ROUNDS = 240 };
+static uint64_t number_of(const char *variable, uint64_t otherwise)
+{
+    const char *text = getenv(variable);
+    return text ? strtoull(text, NULL, 10) : otherwise;
+}
+
+static int rounds(void)
+{
+    return (int)number_of("CHECK_ROUNDS", 240);
+}
 
 static uint64_t seed_of(int round)
 {
-    const char *base = getenv("CHECK_SEED");
-    return (base ? strtoull(base, NULL, 10) : 0) + (uint64_t)round;
+    return number_of("CHECK_SEED", 0) + (uint64_t)round;
 }
 
 /* Table i, or NULL where this CPU cannot run it. */
@@ -66,7 +74,7 @@ static void dot_compare(const struct blas_kernels *kernels, const struct dot_cas
 START_TEST(dot_is_generic)
 {
     const struct blas_kernels *kernels = table_usable(_i / TENSOR_TYPES);
-    for (int round = 0; kernels && round < ROUNDS; round++) {
+    for (int round = 0; kernels && round < rounds(); round++) {
         const uint64_t seed = seed_of(round);
         struct rng r = {seed};
         size_t m = random_size(&r, seed % 8 ? 14 : 300), k = random_size(&r, m > 50 ? 300 : 1100);
@@ -84,7 +92,7 @@ START_TEST(dot_at_once_is_one_by_one)
 {
     const struct blas_kernels *kernels = table_usable(_i / TENSOR_TYPES);
     const enum tensor_type type = (enum tensor_type)(_i % TENSOR_TYPES);
-    for (int round = 0; kernels && round < ROUNDS; round++) {
+    for (int round = 0; kernels && round < rounds(); round++) {
         const uint64_t seed = seed_of(round);
         struct rng r = {seed};
         size_t m = random_size(&r, seed % 8 ? 30 : 300), k = random_size(&r, 600),
@@ -116,7 +124,7 @@ END_TEST
 START_TEST(quantise_is_generic)
 {
     const struct blas_kernels *kernels = table_usable(_i);
-    for (int round = 0; kernels && round < ROUNDS; round++) {
+    for (int round = 0; kernels && round < rounds(); round++) {
         const uint64_t seed = seed_of(round);
         struct rng r = {seed};
         size_t k = random_size(&r, 1100), k32 = round_up(k, GROUP), groups = k32 / GROUP;
@@ -152,7 +160,7 @@ END_TEST
 START_TEST(rms_norm_is_generic)
 {
     const struct blas_kernels *kernels = table_usable(_i);
-    for (int round = 0; kernels && round < ROUNDS; round++) {
+    for (int round = 0; kernels && round < rounds(); round++) {
         const uint64_t seed = seed_of(round);
         struct rng r = {seed};
         size_t n = random_size(&r, 1100);
@@ -175,7 +183,7 @@ END_TEST
 START_TEST(rotate_is_generic)
 {
     const struct blas_kernels *kernels = table_usable(_i);
-    for (int round = 0; kernels && round < ROUNDS; round++) {
+    for (int round = 0; kernels && round < rounds(); round++) {
         const uint64_t seed = seed_of(round);
         struct rng r = {seed};
         size_t pairs = random_size(&r, 130);
@@ -217,7 +225,7 @@ static struct guarded guarded_exponents(struct rng *r, size_t n)
 START_TEST(gates_are_generic)
 {
     const struct blas_kernels *kernels = table_usable(_i);
-    for (int round = 0; kernels && round < ROUNDS; round++) {
+    for (int round = 0; kernels && round < rounds(); round++) {
         const uint64_t seed = seed_of(round);
         struct rng r = {seed};
         size_t n = random_size(&r, 600), g = rng_below(&r, GATES);
@@ -240,7 +248,7 @@ END_TEST
 START_TEST(soft_cap_is_generic)
 {
     const struct blas_kernels *kernels = table_usable(_i);
-    for (int round = 0; kernels && round < ROUNDS; round++) {
+    for (int round = 0; kernels && round < rounds(); round++) {
         const uint64_t seed = seed_of(round);
         struct rng r = {seed};
         size_t n = random_size(&r, 600);
@@ -259,7 +267,7 @@ END_TEST
 START_TEST(log_sum_is_generic)
 {
     const struct blas_kernels *kernels = table_usable(_i);
-    for (int round = 0; kernels && round < ROUNDS; round++) {
+    for (int round = 0; kernels && round < rounds(); round++) {
         const uint64_t seed = seed_of(round);
         struct rng r = {seed};
         size_t n = random_size(&r, 1100);
@@ -292,7 +300,7 @@ START_TEST(kv_store_is_generic)
 {
     const struct blas_kernels *kernels = table_usable(_i / 2);
     const int type = _i % 2;
-    for (int round = 0; kernels && round < ROUNDS; round++) {
+    for (int round = 0; kernels && round < rounds(); round++) {
         const uint64_t seed = seed_of(round);
         struct rng r = {seed};
         size_t dim = random_head_dim(&r), position = rng_below(&r, KV_BLOCK);
@@ -349,7 +357,7 @@ START_TEST(attend_is_generic)
 {
     const struct blas_kernels *kernels = table_usable(_i / 2);
     const int type = _i % 2;
-    for (int round = 0; kernels && round < ROUNDS; round++) {
+    for (int round = 0; kernels && round < rounds(); round++) {
         const uint64_t seed = seed_of(round);
         struct rng r = {seed};
         size_t dim = random_head_dim(&r), heads = rng_from(&r, 1, seed % 6 ? 8 : 40);
@@ -400,7 +408,7 @@ END_TEST
 START_TEST(attend_join_is_generic)
 {
     const struct blas_kernels *kernels = table_usable(_i);
-    for (int round = 0; kernels && round < ROUNDS; round++) {
+    for (int round = 0; kernels && round < rounds(); round++) {
         const uint64_t seed = seed_of(round);
         struct rng r = {seed};
         size_t dim = random_head_dim(&r), heads = rng_from(&r, 1, 9),
