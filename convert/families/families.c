@@ -4,27 +4,29 @@
 #include <stdio.h>
 #include <string.h>
 
-extern const struct family family_llama, family_mistral, family_mixtral, family_qwen2, family_qwen3, family_qwen2_moe,
-    family_qwen3_moe, family_gemma2, family_gemma3, family_granite, family_olmo2, family_olmo3, family_phi3,
-    family_smollm3, family_gpt_oss;
+/* One line each; a file of this folder defines family_NAME. */
+#define FAMILIES(family) \
+    family(llama) \
+    family(mistral) \
+    family(mixtral) \
+    family(qwen2) \
+    family(qwen3) \
+    family(qwen2_moe) \
+    family(qwen3_moe) \
+    family(gemma2) \
+    family(gemma3) \
+    family(granite) \
+    family(olmo2) \
+    family(olmo3) \
+    family(phi3) \
+    family(smollm3) \
+    family(gpt_oss)
 
-static const struct family *const families[] = {
-    &family_llama,
-    &family_mistral,
-    &family_mixtral,
-    &family_qwen2,
-    &family_qwen3,
-    &family_qwen2_moe,
-    &family_qwen3_moe,
-    &family_gemma2,
-    &family_gemma3,
-    &family_granite,
-    &family_olmo2,
-    &family_olmo3,
-    &family_phi3,
-    &family_smollm3,
-    &family_gpt_oss,
-};
+#define DECLARED(name) extern const struct family family_##name;
+#define LISTED(name) &family_##name,
+
+FAMILIES(DECLARED)
+static const struct family *const families[] = {FAMILIES(LISTED)};
 
 const struct family *family_find(const char *architecture)
 {
