@@ -70,7 +70,7 @@ def droppable():
     return not drop(path)
 
 
-NEEDS = [] if droppable() and not os.environ.get("STELE_SAN") else [Path("/a disk file system and no sanitizer")]
+NEEDS = [] if droppable() and not os.environ.get("STELE_SAN") else [Path("/page cache that drops, or a sanitizer")]
 
 
 def mixture():
