@@ -20,6 +20,7 @@
     family(olmo3) \
     family(phi3) \
     family(smollm3) \
+    family(exaone4) \
     family(gpt_oss)
 
 #define DECLARED(name) extern const struct family family_##name;

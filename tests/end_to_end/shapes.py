@@ -39,6 +39,8 @@ SMOLLM3 = config("SmolLM3ForCausalLM", "smollm3", num_hidden_layers=3, no_rope_l
 OLMO2 = config("Olmo2ForCausalLM", "olmo2", pad_token_id=None)
 OLMO3 = config("Olmo3ForCausalLM", "olmo3", num_hidden_layers=5, sliding_window=11, rope_theta=500000.0,
                pad_token_id=None)
+EXAONE4 = config("Exaone4ForCausalLM", "exaone4", num_hidden_layers=5, num_attention_heads=6, num_key_value_heads=2,
+                 head_dim=10, sliding_window=11, sliding_window_pattern=2)
 GRANITE = config("GraniteForCausalLM", "granite", embedding_multiplier=7.5, attention_multiplier=0.21,
                  residual_multiplier=0.37, logits_scaling=3.3)
 GEMMA = {"hidden_activation": "gelu_pytorch_tanh", "tie_word_embeddings": True, "head_dim": 12, "num_hidden_layers": 3,
@@ -154,6 +156,12 @@ CASES = {
         "full_attention": YARN | THETA, "sliding_attention": {"rope_type": "default", "rope_theta": 300.0}},
         layer_types=["full_attention", *2 * ["sliding_attention"], "full_attention", "sliding_attention"]),
     "olmo3-defaults": case(OLMO3, WINDOWED, drop=("rope_theta", "rms_norm_eps")),
+    "exaone4": case(EXAONE4, WINDOWED, tie_word_embeddings=True, moves=[
+        {"sliding_window_pattern": 3}, {"sliding_window": 12}, {"rope_theta": 1100.0}]),
+    "exaone4-layer-types": case(EXAONE4, WINDOWED, sliding_window_pattern="LLLG", rope_scaling=LLAMA3, num_hidden_layers=3,
+                                layer_types=["full_attention", "sliding_attention", "full_attention"]),
+    "exaone4-no-window": case(EXAONE4, sliding_window=None, sliding_window_pattern=None,
+                              layer_types=5 * ["full_attention"], moves=[{"rope_theta": 1100.0}]),
     "granite": case(GRANITE, tie_word_embeddings=True, moves=[
         {"embedding_multiplier": 7.0}, {"attention_multiplier": 0.25}, {"residual_multiplier": 0.4},
         {"logits_scaling": 3.0}]),
@@ -216,7 +224,7 @@ def attention_shapes(c, dims, p):
         t |= {p + "q_proj.bias": (q,), p + "k_proj.bias": (kv,), p + "v_proj.bias": (kv,)}
     if biased:
         t[p + "o_proj.bias"] = (h,)
-    if arch.startswith(("Qwen3", "Gemma3")):
+    if arch.startswith(("Qwen3", "Gemma3", "Exaone4")):
         t |= {p + "q_norm.weight": (d,), p + "k_norm.weight": (d,)}
     if arch.startswith("Olmo"):
         t |= {p + "q_norm.weight": (q,), p + "k_norm.weight": (kv,)}
@@ -263,7 +271,7 @@ def has_experts(c, layer):
 
 
 def norms(arch):
-    if arch.startswith("Olmo"):
+    if arch.startswith(("Olmo", "Exaone4")):
         return ["post_attention_layernorm", "post_feedforward_layernorm"]
     more = ["pre_feedforward_layernorm", "post_feedforward_layernorm"] if arch.startswith("Gemma") else []
     return ["input_layernorm", "post_attention_layernorm", *more]
