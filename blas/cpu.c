@@ -22,6 +22,7 @@
 enum {
     TILE_NUMBERS = 8192, /* results of a thread before the epilogue: 32 KiB, within L1 or L2 */
     TILE_ROWS = 128,
+    ALONE_NUMBERS = 16384, /* keys that one thread attends to sooner than others would have come to help */
 };
 
 struct thread_scratch {
@@ -727,7 +728,13 @@ static void attend_items(void *context, size_t from, size_t to, size_t thread)
 static void cpu_attention(struct blas_device *d, const struct op_attention *op)
 {
     struct attention_job job = {d, op};
-    pool_run(d->pool, d->step->count * op->kv.heads, attend_items, &job);
+    size_t items = d->step->count * op->kv.heads, seen = 0;
+    for (size_t r = 0; r < d->step->count; r++)
+        seen += d->step->rows[r].position + (size_t)1;
+    if (seen * op->kv.heads * op->kv.head_dim < ALONE_NUMBERS)
+        attend_items(&job, 0, items, 0);
+    else
+        pool_run(d->pool, items, attend_items, &job);
 }
 
 const struct blas_backend blas_cpu = {

@@ -4,12 +4,19 @@
  *    nobody has claimed; parts are claimed by adding one to it, never for another turn than its own.
  * 2. work, context, n and parts are written before `turn` grows, and not again until `done` has counted every part. So who
  *    has claimed a part may read them, and who comes too late for a turn claims nothing.
- * 3. Only the caller's thread starts, runs and ends. */
+ * 3. Only the caller's thread starts, runs and ends.
+ *
+ * Waiting goes through three states. The gap between two ops is a few microseconds: a thread first looks at the word again
+ * and again. If that was not enough, the thread that it waits for may be one that the system does not run just now, because
+ * other programs want the core that this one is looking from: then it hands the core on between looks, which costs nothing
+ * where nobody wants it. (Sleeping there instead makes a convoy: who wakes a thread is pushed aside by it, on every op.)
+ * Only where no work comes at all does it sleep. */
 #include "pool.h"
 
 #include <limits.h>
 #include <linux/futex.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -17,9 +24,10 @@
 #include <unistd.h>
 
 enum {
-    SPINS = 2000, /* looks at a word before sleeping: some tens of microseconds, the gap between two ops */
+    SPINS = 200,  /* looks at a word, a pause between them: some microseconds */
+    YIELDS = 300, /* looks after that, the core handed on between them: some hundred microseconds at least */
     STACK_BYTES = 256 << 10,
-    PARTS = 4, /* of a share, at most */
+    PARTS = 8, /* of a share, at most */
 };
 
 struct share {
@@ -57,21 +65,30 @@ static inline void pause_cpu(void)
 #endif
 }
 
+/* Waits for *word to be another number than `value`. False: it is time to sleep. */
+static bool awaits(_Atomic uint32_t *word, uint32_t value)
+{
+    for (int i = 0; i < SPINS + YIELDS; i++) {
+        if (atomic_load_explicit(word, memory_order_acquire) != value)
+            return true;
+        if (i < SPINS)
+            pause_cpu();
+        else
+            sched_yield();
+    }
+    return false;
+}
+
 /* Returns the turn that follows `seen`. */
 static uint32_t wait_turn(struct pool *pool, uint32_t seen)
 {
-    for (int i = 0; i < SPINS; i++) {
-        uint32_t turn = atomic_load_explicit(&pool->turn, memory_order_acquire);
-        if (turn != seen)
-            return turn;
-        pause_cpu();
+    if (!awaits(&pool->turn, seen)) {
+        atomic_fetch_add(&pool->sleepers, 1);
+        while (atomic_load(&pool->turn) == seen)
+            futex(&pool->turn, FUTEX_WAIT, seen);
+        atomic_fetch_sub(&pool->sleepers, 1);
     }
-    atomic_fetch_add(&pool->sleepers, 1);
-    uint32_t turn;
-    while ((turn = atomic_load(&pool->turn)) == seen)
-        futex(&pool->turn, FUTEX_WAIT, seen);
-    atomic_fetch_sub(&pool->sleepers, 1);
-    return turn;
+    return atomic_load(&pool->turn);
 }
 
 /* Claims the next part of a share for a turn; false where there is none left, or the turn is over. */
@@ -175,10 +192,8 @@ void pool_run(struct pool *pool, size_t n, pool_work *work, void *context)
         atomic_store_explicit(&pool->shares[i].claim, (uint64_t)turn << 32, memory_order_release);
     publish(pool);
     work_parts(pool, 0, turn);
-    for (int i = 0; (done = atomic_load_explicit(&pool->done, memory_order_acquire)) < all; i++)
-        if (i < SPINS)
-            pause_cpu();
-        else
+    while ((done = atomic_load_explicit(&pool->done, memory_order_acquire)) < all)
+        if (!awaits(&pool->done, done))
             futex(&pool->done, FUTEX_WAIT, done);
 }
 

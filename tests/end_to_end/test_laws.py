@@ -3,6 +3,7 @@
 """The laws of DESIGN.md as tests: what happens before the first op does not depend on the model's size or vocabulary, the
 weights are never private, nothing is allocated per token, and architecture ends at the converter."""
 import re
+import resource
 import signal
 import time
 
@@ -121,6 +122,20 @@ def threads_add_a_constant_number_of_system_calls():
     a, b = count(small, 3), count(large, 3)
     a.pop(202, None), b.pop(202, None), a.pop(98, None), b.pop(98, None)  # futex: waiting is not counted
     assert a == b, (a, b)
+
+
+@test
+def threads_that_wait_for_the_next_op_seldom_sleep_however_few_cores_there_are():
+    path = converted(llama("wide-steps", hidden_size=512, intermediate_size=2048, num_hidden_layers=4, max_position_embeddings=1024))
+
+    def sleeps(threads):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_nvcsw
+        stele("run", path, "--ids", "1 2 3", "-n", 500, "--print", "ids", "--threads", threads).exits(0)
+        return resource.getrusage(resource.RUSAGE_CHILDREN).ru_nvcsw - before
+
+    alone, many = sleeps(1), min(sleeps(4) for _ in range(3))
+    print(f"      500 tokens: {alone} sleeps with one thread, {many} with four")
+    assert many <= alone + 500, (alone, many)
 
 
 @test
