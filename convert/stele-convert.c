@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* `stele convert`: options, progress, exit code. */
 #include <getopt.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,6 +9,7 @@
 #include <unistd.h>
 
 #include "convert.h"
+#include "cpus.h"
 #include "descriptors.h"
 
 enum { OPTION_IGNORE = 256, OPTION_WEIGHTS, OPTION_THREADS, OPTION_NO_TEMPLATE, IGNORED_MAX = 64, THREADS_MAX = 256 };
@@ -66,13 +66,6 @@ static int weights_of(const char *name)
         if (type_offered((enum tensor_type)type) && !strcmp(name, type_name((enum tensor_type)type)))
             return type;
     return -1;
-}
-
-static size_t default_threads(void)
-{
-    cpu_set_t set;
-    int n = sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
-    return n < 1 ? 1 : n > THREADS_MAX ? THREADS_MAX : (size_t)n;
 }
 
 static enum stele_status read_options(struct convert_options *o, const char **ignored, int argc, char **argv,
@@ -150,7 +143,7 @@ int main(int argc, char **argv)
     struct stele_error err = {0};
     struct progress progress = {.terminal = isatty(STDERR_FILENO)};
     struct convert_options options = {.weights = -1,
-                                      .threads = default_threads(),
+                                      .threads = cpus_threads(THREADS_MAX),
                                       .ignored_keys = ignored,
                                       .progress = show_progress,
                                       .context = &progress};

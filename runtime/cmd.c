@@ -10,6 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cpus.h"
+
 int cmd_fail(const char *verb, const struct stele_error *err)
 {
     fprintf(stderr, "stele %s: %s\n", verb, err->text);
@@ -90,6 +92,8 @@ static enum stele_status set_option(const struct cmd_option *o, const char *valu
     case OPTION_CHOICE:
         *(int *)o->to = word_index(o->words, value);
         return *(int *)o->to >= 0 ? STELE_OK : wants(err, o, value);
+    case OPTION_CPUS:
+        return cpus_confine(value, err);
     }
     return STELE_OK;
 }

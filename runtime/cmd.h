@@ -18,6 +18,7 @@ enum option_kind {
     OPTION_TEXT,   /* const char **to */
     OPTION_TEXTS,  /* struct text_list *to, repeatable */
     OPTION_CHOICE, /* int *to = index among the words of `words`, which are separated by '|' */
+    OPTION_CPUS,   /* confines the process to a list of CPUs at once; no `to` */
 };
 
 struct cmd_option {

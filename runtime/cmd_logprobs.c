@@ -51,6 +51,7 @@ static const struct cmd_option options[] = {
      NULL},
     {"--threads", OPTION_COUNT, &set.threads, "N", "default: the CPUs this process may use", 1, 256,
      NULL},
+    {"--cpus", OPTION_CPUS, NULL, "LIST", "use these CPUs only, as \"0-3,8\"", 0, 0, NULL},
     {"--verify", OPTION_FLAG, &set.verify, NULL, "check every byte of the image first", 0, 0, NULL},
     {0},
 };

@@ -49,6 +49,7 @@ static const struct cmd_option options[] = {
     {"--kv", OPTION_CHOICE, &set.kv, NULL, "keys and values (default f32 for f32 images, else f16)", 0, 0, "f32|f16"},
     {"--chunk", OPTION_COUNT, &set.chunk, "N", "tokens of a step at most (default 512)", 1, 65536, NULL},
     {"--threads", OPTION_COUNT, &set.threads, "N", "default: the CPUs this process may use", 1, 256, NULL},
+    {"--cpus", OPTION_CPUS, NULL, "LIST", "use these CPUs only, as \"0-3,8\"", 0, 0, NULL},
     {"--verify", OPTION_FLAG, &set.verify, NULL, "check every byte of the image first", 0, 0, NULL},
     {"--stats", OPTION_FLAG, &set.stats, NULL, "times and memory as one JSON object on stderr", 0, 0, NULL},
     {"--raw-bytes", OPTION_FLAG, &set.raw_bytes, NULL, "do not escape control bytes on a terminal", 0, 0, NULL},

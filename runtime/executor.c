@@ -9,11 +9,11 @@
 
 #include <inttypes.h>
 #include <math.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+#include "cpus.h"
 #include "library.h"
 #include "numbers.h"
 
@@ -248,13 +248,6 @@ static void measure(const struct stele_session *s, struct blas_setup *setup)
         }
 }
 
-static uint32_t affinity_threads(void)
-{
-    cpu_set_t set;
-    int n = sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
-    return n < 1 ? 1 : n > THREADS_MAX ? THREADS_MAX : (uint32_t)n;
-}
-
 /* f32 where every matrix is f32: rounding keys and values would be the only loss. */
 static int default_kv(const struct plan *plan)
 {
@@ -342,7 +335,7 @@ static enum stele_status open_device(struct stele_session *s, const struct stele
                                      const struct blas_kernels *kernels, const uint8_t *weights, struct stele_error *err)
 {
     struct blas_setup setup = {
-        .threads = o->threads ? o->threads : affinity_threads(),
+        .threads = o->threads ? o->threads : cpus_threads(THREADS_MAX),
         .rows_max = s->chunk,
         .scratch_numbers = (size_t)s->plan.counts.slot_numbers * s->chunk,
         .kv_type = (int)s->kv_type,

@@ -93,7 +93,7 @@ enum stele_kv { STELE_KV_DEFAULT = 0, STELE_KV_F32 = 1, STELE_KV_F16 = 2 };
 
 /* All zero is a good default. */
 struct stele_options {
-    uint32_t threads;    /* 0: the CPUs of the affinity mask */
+    uint32_t threads;    /* 0: the CPUs of the affinity mask, as far as the control group's quota goes */
     uint32_t context;    /* positions; 0: what the model was trained for; more than that is refused */
     uint32_t sequences;  /* 0: one */
     uint32_t chunk;      /* rows of a step at most; 0: 512 */

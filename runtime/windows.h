@@ -56,6 +56,7 @@ struct windows_settings {
      "tokens of a step at most (default 512)", 1, 65536, NULL},                                   \
     {"--threads", OPTION_COUNT, &(set).threads, "N",                                              \
      "default: the CPUs this process may use", 1, 256, NULL},                                     \
+    {"--cpus", OPTION_CPUS, NULL, "LIST", "use these CPUs only, as \"0-3,8\"", 0, 0, NULL},         \
     {"--verify", OPTION_FLAG, &(set).verify, NULL,                                                \
      "check every byte of the image first", 0, 0, NULL}
 /* clang-format on */

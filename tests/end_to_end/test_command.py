@@ -77,10 +77,10 @@ def version_and_help_are_0_and_on_stdout():
 @test
 def every_option_of_the_issue_stands_in_the_help_of_its_verb():
     options = {
-        "run": "-n --ids --raw --temperature --top-k --top-p --min-p --repeat-penalty --seed --stop --threads --context "
+        "run": "-n --ids --raw --temperature --top-k --top-p --min-p --repeat-penalty --seed --stop --threads --cpus --context "
         "--kv --stats --plain --bare --print --chunk --verify --raw-bytes",
         "tokenize": "--bare --decode --plain --skip-special",
-        "logprobs": "--top --ids --dump-logits --threads --context --kv --chunk --verify",
+        "logprobs": "--top --ids --dump-logits --threads --cpus --context --kv --chunk --verify",
         "inspect": "--plan --tensors --json",
         "convert": "-o --weights -f --threads --ignore-key",
     }
@@ -117,6 +117,7 @@ def values_out_of_range_are_2_and_named():
         "--repeat-penalty": ["0", "-1", "inf", "nan", "x"],
         "--seed": ["-1", "x", "18446744073709551616", "1.0"],
         "--threads": ["0", "-1", "257", "x", "100000000"],
+        "--cpus": ["", "x", "-1", "1-", "3-1", "0,,0", "8191", "9999999999"],
         "--context": ["0", "-1", "x", "65", "4294967295", "4294967296"],
         "--chunk": ["0", "-1", "x", "10000000"],
         "--kv": ["f64", "", "F32", "q8"],
@@ -140,6 +141,21 @@ def values_at_the_ends_of_their_ranges_are_taken():
         for value in values:
             ids(option, value).exits(0)
             ids(f"{option}={value}").exits(0) if option.startswith("--") else None
+
+
+@test
+def cpus_and_the_affinity_mask_decide_how_many_threads_there_are():
+    mask = sorted(os.sched_getaffinity(0))
+    cpu = str(mask[-1])
+    for verb in ("run", "logprobs"):
+        stele(verb, bare(), "--cpus", cpu, "--ids", "1 2", *(["--print", "ids", "-n", 1] if verb == "run" else [])).exits(0)
+    assert ids("--stats", "--cpus", cpu, n=2).exits(0).stats["threads"] == 1
+    assert ids("--stats", "--cpus", f"{cpu},{cpu}-{cpu}", "--threads", 3, n=2).exits(0).stats["threads"] == 3
+    confined = lambda: os.sched_setaffinity(0, {mask[0]})
+    args = ["run", bare(), "--ids", "1", "--print", "ids", "-n", 1, "--stats"]
+    assert stele(*args, preexec_fn=confined).exits(0).stats["threads"] == 1
+    if len(mask) > 1:
+        refused(stele(*args, "--cpus", cpu, preexec_fn=confined), "may not use CPU")
 
 
 @test
