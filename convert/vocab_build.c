@@ -8,6 +8,7 @@
 #include "vocab_component.h"
 
 #include <stdlib.h>
+#include <utf8proc.h>
 
 /* ------------------------------------------------------------------------------------ decoders */
 
@@ -49,6 +50,19 @@ static bool is_added(const struct builder *b, const char *content, size_t length
     return false;
 }
 
+/* White space alone, or one character: vocabularies have such tokens for text, not for control. */
+static bool is_ordinary(const char *content, size_t length)
+{
+    size_t at = 0, characters = 0, spaces = 0;
+    for (; at < length; characters++) {
+        uint32_t c = utf8_next(content, length, &at);
+        utf8proc_category_t k = utf8proc_category((utf8proc_int32_t)c);
+        spaces += (c >= '\t' && c <= '\r') || c == 0x85 || c == 0x2581 || k == UTF8PROC_CATEGORY_ZS ||
+                  k == UTF8PROC_CATEGORY_ZL || k == UTF8PROC_CATEGORY_ZP;
+    }
+    return characters == 1 || spaces == characters;
+}
+
 static enum stele_status read_added_token(struct builder *b, const json_t *json,
                                           struct draft_added *out)
 {
@@ -68,6 +82,8 @@ static enum stele_status read_added_token(struct builder *b, const json_t *json,
         status = get_bool(b, "added_tokens", json, "normalized", false, &out->normalized);
     if (!status)
         status = get_bool(b, "added_tokens", json, "special", false, &out->special);
+    if (!status && !out->special && is_ordinary(out->content, out->length))
+        out->flags |= ADDED_ORDINARY;
     return status;
 }
 

@@ -123,7 +123,13 @@ struct vocab_merge {
 static_assert(sizeof(struct vocab_merge) == 12, "FORMAT-tokenizer.md: 12 bytes");
 
 /* An added token: 8 bytes. */
-enum added_flags { ADDED_LSTRIP = 1, ADDED_RSTRIP = 2, ADDED_SINGLE_WORD = 4, ADDED_FLAGS = 7 };
+enum added_flags {
+    ADDED_LSTRIP = 1,
+    ADDED_RSTRIP = 2,
+    ADDED_SINGLE_WORD = 4,
+    ADDED_ORDINARY = 8, /* not special, and nothing but white space, or one character: no control
+                         * token, and so also read in content */
+};
 struct vocab_added {
     uint32_t id, flags;
 };

@@ -73,17 +73,19 @@ static uint32_t trie_child(const struct trie *t, uint32_t node, unsigned char by
     return VOCAB_NONE;
 }
 
-/* The longest token that begins at `at` and touches no content: its index in `added`, its end in
- * *stop; or VOCAB_NONE. */
+/* The longest token that begins at `at` and touches no content, unless it is an ordinary one: its
+ * index in `added`, its end in *stop; or VOCAB_NONE. */
 static uint32_t trie_longest(const struct trie *t, const char *text, const uint8_t *content,
                              size_t length, size_t at, size_t *stop)
 {
     uint32_t found = VOCAB_NONE, node = 0;
-    while (at < length && !(content && content[at]) &&
-           (node = trie_child(t, node, (unsigned char)text[at])) != VOCAB_NONE) {
+    bool touches = false;
+    while (at < length && (node = trie_child(t, node, (unsigned char)text[at])) != VOCAB_NONE) {
+        uint32_t added = t->nodes[node].added;
+        touches = touches || (content && content[at]);
         at++;
-        if (t->nodes[node].added < t->added_count) {
-            found = t->nodes[node].added;
+        if (added < t->added_count && (!touches || (t->added[added].flags & ADDED_ORDINARY))) {
+            found = added;
             *stop = at;
         }
     }

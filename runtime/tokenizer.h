@@ -24,8 +24,9 @@ enum tokenizer_flags {
 
 /* The ids of a text, which must be UTF-8: STELE_INPUT names the offset of the first byte that is
  * not. `content` is NULL, or has a byte for each of the text's: where it is not 0, the byte is text
- * and no part of an added token that is spelled there. *ids is malloc'ed, the caller frees it; NULL where there are none and on failure. Takes O(n
- * log n) time and less than 64 bytes of memory a byte of text. */
+ * and no part of an added token that is spelled there, unless that is ADDED_ORDINARY. *ids is
+ * malloc'ed, the caller frees it; NULL where there are none and on failure. Takes O(n log n) time
+ * and less than 64 bytes of memory a byte of text. */
 enum stele_status tokenizer_encode(const struct tokenizer *t, const char *text,
                                    const uint8_t *content, size_t bytes, unsigned flags,
                                    uint32_t **ids, size_t *count, struct stele_error *err);
