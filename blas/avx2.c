@@ -17,6 +17,7 @@
 #define CODE_ROWS 2
 #define Q8_PLANES 2
 #define Q8_SIGNED 0
+#define MATRIX 0
 #define CODE_HALVES 2
 
 /* 16 registers hold 12 accumulators of float (10 where bf16 is parted), or 8 of integers. */

@@ -15,6 +15,7 @@
 #define CODE_ROWS 6
 #define Q8_PLANES 1
 #define Q8_SIGNED 0
+#define MATRIX 0
 #define CODE_HALVES 1
 
 /* 32 registers hold 24 accumulators of float, or 12 and as many of integers. Four panels are for

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The table for aarch64 with the dot product instructions; compiled twice, once with those of int8
- * matrix multiplication (i8mm) too, since usdot takes the unsigned bytes of an image as they are;
- * both are the table "neon". A vector is a quarter of a panel. Without i8mm there is sdot, which is
- * signed: q8 bytes have their top bit flipped, in registers for a tile or two, once for more. */
+ * matrix multiplication (i8mm) too; both are the table "neon". A vector is a quarter of a panel.
+ * With i8mm usdot takes the unsigned bytes of an image as they are, and where several tiles read a
+ * block, usmmla does two products of two rows at once. Without, there is sdot, which is signed: q8
+ * bytes have their top bit flipped, in registers for one tile, once for more. */
 #include <arm_neon.h>
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
@@ -19,8 +20,10 @@
 #define Q8_PLANES 1
 #ifdef __ARM_FEATURE_MATMUL_INT8
 #define Q8_SIGNED 0
+#define MATRIX 1
 #else
 #define Q8_SIGNED 1
+#define MATRIX 0
 #endif
 #define CODE_HALVES 1
 
@@ -236,12 +239,10 @@ static inline bits bits_look_up(bits v, const uint8_t *book)
     return bits_of_bytes(vqtbl1q_u8(vld1q_u8(book), bytes_of_bits(v)));
 }
 
-#if Q8_SIGNED
-static inline bits bits_signed(bits v)
+static inline bits bits_q8(bits v)
 {
-    return bits_of_bytes(veorq_u8(bytes_of_bits(v), vdupq_n_u8(Q8_ZERO)));
+    return Q8_SIGNED ? bits_of_bytes(veorq_u8(bytes_of_bits(v), vdupq_n_u8(Q8_ZERO))) : v;
 }
-#endif
 
 /* 2^(e - 127), for e = 0 the subnormal one; then half of it. */
 static inline vec vec_e8m0(const void *p)
@@ -297,6 +298,41 @@ static inline vec quad_end(const bits sum[2], int16_t times, const int32_t *star
     (void)times, (void)start;
     return vreinterpretq_f32_s32(sum[0]);
 }
+
+#if MATRIX
+/* Of two k-lines of 4 rows: 8 k of rows 0 and 1, or of rows 2 and 3. */
+static inline bits matrix_low(bits first, bits second)
+{
+    return vzip1q_s32(first, second);
+}
+
+static inline bits matrix_high(bits first, bits second)
+{
+    return vzip2q_s32(first, second);
+}
+
+/* 8 activations of each of two rows. */
+static inline bits matrix_splat(const int8_t *row, const int8_t *next)
+{
+    return vreinterpretq_s32_s8(vcombine_s8(vld1_s8(row), vld1_s8(next)));
+}
+
+static inline bits matrix_begin(const int32_t *row, const int32_t *next)
+{
+    return vzip1q_s32(vld1q_dup_s32(row), vld1q_dup_s32(next));
+}
+
+/* sum + two rows of w times two of x. */
+static inline bits matrix_add(bits sum, bits w, bits x)
+{
+    return vusmmlaq_s32(sum, bytes_of_bits(w), vreinterpretq_s8_s32(x));
+}
+
+static inline vec matrix_row(const bits sum[2], size_t row)
+{
+    return vreinterpretq_f32_s32(row ? vuzp2q_s32(sum[0], sum[1]) : vuzp1q_s32(sum[0], sum[1]));
+}
+#endif
 
 #include "tile.inc"
 #include "vector.inc"

@@ -13,7 +13,6 @@ from workshop import *
 
 sys.path.insert(0, str(ROOT / "tests" / "fixtures"))
 import make_bits
-import workshop
 
 CROSS = "aarch64-linux-gnu-"
 ARM = ROOT / "build" / "aarch64-linux-gnu"
