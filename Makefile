@@ -2,6 +2,7 @@
 # make             the programs, in build/
 # make test        every test
 # make check-fast  the tests that take under a minute together
+# make test-real   four models that people use against transformers (1.9 GB to fetch, 12 GB of disk, half an hour)
 # make demo        convert and run the demo model, eight copies at once
 # make demo-real   fetch (93 MB), convert and run SmolLM2-135M-Instruct
 # make bench       start, first byte, decode; BENCH=quick leaves out what takes gigabytes and minutes
@@ -10,8 +11,8 @@
 # make clean       empties build/, but for the model that demo-real fetched
 #
 # OPT='-O2 -g' CFLAGS= LDFLAGS= CC=gcc; SAN=address,undefined (or thread) builds and tests in a folder of its own, and
-# CROSS=aarch64-linux-gnu- builds for that machine in another. `test`,
-# `check-fast`, `demo`, `demo-real` and `bench` first install the packages that are missing (scripts/setup).
+# CROSS=aarch64-linux-gnu- builds for that machine in another. `test`, `check-fast`, `test-real`, the demos and `bench`
+# first install the packages that are missing (scripts/setup).
 #
 # One rule builds any object: its room is its folder. Flags that an instruction set needs belong to its object.
 
@@ -132,6 +133,15 @@ test check-fast: setup
 	@$(MAKE) --no-print-directory all $(CHECKS)
 	@$(if $(filter check-fast,$@),STELE_FAST=1) $(RUN_TESTS)
 
+# Images of f32 weights take up to 6 GB, so they lie beside the checkpoints.
+test-real:
+	@scripts/setup python3-pip python3-venv ca-certificates
+	@$(MAKE) --no-print-directory all
+	@scripts/real-model build/real $(REAL)
+	@STELE_REAL=1 TMPDIR=$(abspath build/real) STELE_BUILD=$(abspath $(B)) tests/run tests/end_to_end/test_real.py
+
+REAL := smollm2-135m gemma-3-270m qwen2.5-coder-0.5b qwen2.5-coder-1.5b
+
 # ---- demonstrations and measurements ----
 
 demo: setup
@@ -185,6 +195,6 @@ help:
 clean:
 	find $(B) -mindepth 1 -maxdepth 1 ! -name real -exec rm -rf {} +
 
-.PHONY: all always setup test check-fast demo demo-real bench install portable help clean
+.PHONY: all always setup test check-fast test-real demo demo-real bench install portable help clean
 .SECONDARY:
 .DELETE_ON_ERROR:

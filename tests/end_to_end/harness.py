@@ -91,6 +91,12 @@ def image(source, weights="f32"):
     return _images[key]
 
 
+def forget_images():
+    """Removes what image() made, where the next ones need the room."""
+    while _images:
+        _images.popitem()[1].unlink()
+
+
 def test(function=None, *, needs=None):
     """Runs the function at once and counts it."""
 
