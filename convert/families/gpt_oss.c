@@ -44,6 +44,11 @@ static void emit_gpt_oss(struct config *c, struct emitter *e)
     d.experts = read_experts(c, &d);
     for (uint64_t i = 0; d.layer && i < d.layers; i++)
         d.layer[i].experts = true;
+    if (emit_has(e, "model.layers.0.%s", d.experts.mxfp4_gate_up) && c->status == STELE_OK)
+        c->status = stele_fail(c->err, STELE_INPUT,
+                               "%s: model.layers.0.%s is not MXFP4: experts of another type are not supported; "
+                               "take the checkpoint as it was published",
+                               e->source->directory, d.experts.mxfp4_gate_up);
     if (!config_value(c, "rope_scaling") && !config_value(c, "rope_parameters"))
         config_refuse(c, "rope_scaling",
                       "transformers takes a YaRN of its own where none is given; write it down");

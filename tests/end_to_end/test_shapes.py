@@ -9,7 +9,7 @@ import numpy as np
 
 import shapes
 from harness import *
-from workshop import FAST, fresh
+from workshop import *
 
 FIXTURES = ROOT / "tests" / "fixtures"
 WAYS = [(16, 3), (1, 1), (3, 2)] if FAST else [(c, t) for c in (16, 1, 3) for t in (1, 2, 3)]
@@ -81,6 +81,17 @@ def what_a_family_does_not_compute_is_refused_by_name():
         folder, case = fresh(name), shapes.CASES[name]
         shapes.write(folder, case | {"config": case["config"] | change}, 1)
         stele("convert", folder, "-o", folder / "model.stele").exits(3, "config.json", says)
+
+
+@test
+def experts_of_gpt_oss_that_are_not_mxfp4_are_refused_by_name():
+    folder = fresh("dequantised")
+    shapes.write(folder, shapes.CASES["gpt-oss"], 1)
+    path = folder / "model.safetensors"
+    tensors = {n.removesuffix("_blocks"): t for n, t in read_safetensors(path).items() if not n.endswith("_scales")}
+    write_safetensors(path, tensors)
+    edit_json(folder / "config.json", lambda c: c.pop("quantization_config"))
+    stele("convert", folder, "-o", folder / "model.stele").exits(3, "mlp.experts.gate_up_proj is not MXFP4")
 
 
 @test
