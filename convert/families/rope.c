@@ -33,11 +33,17 @@ static double field(struct rope_reader *r, const char *name, double absent)
     return absent == 0 ? 1 : absent;
 }
 
+/* Positions of the stretched model. Classes have other defaults, so the key must be there where it counts. */
+static double all_positions(struct rope_reader *r)
+{
+    return (double)config_need_count(r->config, "max_position_embeddings", UINT32_MAX);
+}
+
 /* Positions that the model was trained for before its RoPE was stretched. */
 static double original_positions(struct rope_reader *r)
 {
-    double whole = (double)config_count(r->config, "max_position_embeddings", 2048, UINT32_MAX);
-    return field(r, "original_max_position_embeddings", whole);
+    const json_t *original = json_object_get(r->rope.value, "original_max_position_embeddings");
+    return original && !json_is_null(original) ? field(r, "original_max_position_embeddings", 0) : all_positions(r);
 }
 
 static void rope_default(struct rope_reader *r)
@@ -125,11 +131,11 @@ static bool divide_by_list(struct rope_reader *r, const char *name, float *frequ
 /* Short factors up to the original length, long ones for contexts above it (LongRoPE, as Phi-3 has it). */
 static void rope_longrope(struct rope_reader *r)
 {
-    double most = (double)config_count(r->config, "max_position_embeddings", 2048, UINT32_MAX);
     double original = r->rope.original ? r->rope.original : original_positions(r);
     if (!divide_by_list(r, "short_factor", r->frequencies) || !divide_by_list(r, "long_factor", r->long_frequencies))
         return;
-    double factor = field(r, "factor", most / original);
+    bool given = json_is_real(json_object_get(r->rope.value, "factor"));
+    double factor = given ? field(r, "factor", 0) : all_positions(r) / original;
     double magnitude = factor <= 1 ? 1 : sqrt(1 + log(factor) / log(original));
     r->magnitude = r->long_magnitude = (float)field(r, "attention_factor", magnitude);
     r->long_above = (uint32_t)original;

@@ -72,6 +72,8 @@ REFUSED = [
     ("qwen2", {"layer_types": ["sliding_attention"] * 2}, "sliding_window"),
     ("qwen2-windows", {"max_window_layers": 1.5}, "max_window_layers"),
     ("smollm3", {"no_rope_layers": [1, 0]}, "no_rope_layers"),
+    ("llama-yarn-original-absent", {"max_position_embeddings": None}, "max_position_embeddings"),
+    ("phi3-longrope", {"max_position_embeddings": None}, "max_position_embeddings"),
 ]
 
 
