@@ -4,7 +4,7 @@
  * One reservation holds all scratch, touched as it is used:
  *
  *     slots [scratch_numbers] | q [rows][k32] | scale, sum [rows][k32 / 32] | rows of an expert
- *     | per thread: tile, two attention sums
+ *     | per thread: tile, two attention sums | attention sums of blocks
  *
  * A matrix is cut by panels, so a thread reads the same part of the image in every step. Which thread computes what, and
  * in which tiles, changes no bit: kernels never split a chain. */
@@ -22,6 +22,7 @@
 enum {
     TILE_NUMBERS = 8192, /* results of a thread before the epilogue: 32 KiB, within L1 or L2 */
     TILE_ROWS = 128,
+    SPLIT_BLOCKS = 64, /* blocks of attention that threads work on before their results are joined */
     ALONE_NUMBERS = 16384, /* keys that one thread attends to sooner than others would have come to help */
 };
 
@@ -43,6 +44,7 @@ struct blas_device {
     float *scale;
     int32_t *sum;
     struct thread_scratch *threads; /* [setup.threads] */
+    struct attend_sum joined, split[SPLIT_BLOCKS];
     uint32_t *expert_rows;          /* [rows_max]: rows of the expert at work */
     float *expert_weights;
 };
@@ -96,6 +98,9 @@ static size_t lay_out(struct blas_device *d)
         carve_sum(d, &at, &d->threads[t].sum);
         carve_sum(d, &at, &d->threads[t].block);
     }
+    carve_sum(d, &at, &d->joined);
+    for (size_t b = 0; b < SPLIT_BLOCKS; b++)
+        carve_sum(d, &at, &d->split[b]);
     return at;
 }
 
@@ -684,37 +689,66 @@ struct attention_job {
     const struct op_attention *op;
 };
 
-/* One row's query heads that share KV head `head`, over all blocks that the row sees. */
-static void attend_row(struct blas_device *d, const struct op_attention *op, struct thread_scratch *s, size_t r,
-                       size_t head)
+/* The blocks [first, last) that a row sees. */
+static void seen_blocks(const struct op_attention *op, const struct blas_row *row, size_t *first, size_t *last)
+{
+    size_t seen = (size_t)row->position + 1;
+    *first = op->kv.window && seen > op->kv.window ? (seen - op->kv.window) / KV_BLOCK : 0;
+    *last = (seen + KV_BLOCK - 1) / KV_BLOCK;
+}
+
+/* What row r sees of block b, for its query heads that share KV head `head`. */
+static struct attend_block seen_block(const struct blas_device *d, const struct op_attention *op, size_t r, size_t head,
+                                      size_t b)
 {
     const struct blas_row *row = &d->step->rows[r];
     size_t n = op->kv.head_dim, group = op->heads / op->kv.heads, seen = (size_t)row->position + 1;
     size_t first = op->kv.window && seen > op->kv.window ? seen - op->kv.window : 0;
-    struct attend_block block = {
-        .q = row_of(d, op->q, r) + head * group * n, .q_stride = n, .heads = group, .head_dim = n, .scale = op->scale, .cap = op->cap};
-    bool joined = false;
-    for (size_t b = first / KV_BLOCK; b * KV_BLOCK < seen; b++) {
-        block.kv = kv_head(d, &op->kv, row, b, head);
-        block.first = first > b * KV_BLOCK ? first - b * KV_BLOCK : 0;
-        block.last = seen - b * KV_BLOCK < KV_BLOCK ? seen - b * KV_BLOCK : KV_BLOCK;
-        d->kernels->attend[d->setup.kv_type](joined ? &s->block : &s->sum, &block);
-        if (joined)
-            d->kernels->attend_join(&s->sum, &s->block, group, n);
-        joined = true;
-    }
+    return (struct attend_block){
+        .q = row_of(d, op->q, r) + head * group * n,
+        .q_stride = n,
+        .heads = group,
+        .head_dim = n,
+        .kv = kv_head(d, &op->kv, row, b, head),
+        .first = first > b * KV_BLOCK ? first - b * KV_BLOCK : 0,
+        .last = seen - b * KV_BLOCK < KV_BLOCK ? seen - b * KV_BLOCK : KV_BLOCK,
+        .scale = op->scale,
+        .cap = op->cap,
+    };
+}
+
+/* The sum of all blocks becomes the row's result; `spare` is overwritten. */
+static void attend_finish(struct blas_device *d, const struct op_attention *op, const struct attend_sum *sum,
+                          const struct attend_sum *spare, size_t r, size_t head)
+{
+    size_t n = op->kv.head_dim, group = op->heads / op->kv.heads;
     if (op->sinks) { /* joined as a block whose values are 0 */
-        memcpy(s->block.max, op->sinks + head * group, group * sizeof(float));
+        memcpy(spare->max, op->sinks + head * group, group * sizeof(float));
         for (size_t h = 0; h < group; h++)
-            s->block.sum[h] = 1;
-        memset(s->block.value, 0, group * kv_value_stride(n) * sizeof(float));
-        d->kernels->attend_join(&s->sum, &s->block, group, n);
+            spare->sum[h] = 1;
+        memset(spare->value, 0, group * kv_value_stride(n) * sizeof(float));
+        d->kernels->attend_join(sum, spare, group, n);
     }
     for (size_t h = 0; h < group; h++) {
-        float *out = row_of(d, op->out, r) + (head * group + h) * n, inverse = 1.0f / s->sum.sum[h];
+        float *out = row_of(d, op->out, r) + (head * group + h) * n, inverse = 1.0f / sum->sum[h];
         for (size_t i = 0; i < n; i++)
-            out[i] = s->sum.value[h * kv_value_stride(n) + i] * inverse;
+            out[i] = sum->value[h * kv_value_stride(n) + i] * inverse;
     }
+}
+
+/* One row's query heads that share KV head `head`, over all blocks that the row sees. */
+static void attend_row(struct blas_device *d, const struct op_attention *op, struct thread_scratch *s, size_t r,
+                       size_t head)
+{
+    size_t first, last, group = op->heads / op->kv.heads;
+    seen_blocks(op, &d->step->rows[r], &first, &last);
+    for (size_t b = first; b < last; b++) {
+        struct attend_block block = seen_block(d, op, r, head, b);
+        d->kernels->attend[d->setup.kv_type](b > first ? &s->block : &s->sum, &block);
+        if (b > first)
+            d->kernels->attend_join(&s->sum, &s->block, group, op->kv.head_dim);
+    }
+    attend_finish(d, op, &s->sum, &s->block, r, head);
 }
 
 static void attend_items(void *context, size_t from, size_t to, size_t thread)
@@ -725,6 +759,66 @@ static void attend_items(void *context, size_t from, size_t to, size_t thread)
         attend_row(job->device, job->op, &job->device->threads[thread], i / heads, i % heads);
 }
 
+/* ---- attention of one row, when its KV heads do not give each thread as much to do: cut by blocks ---- */
+
+/* Blocks [from, to) of those that row 0 sees, each into a sum of its own but for the very first, which begins d->joined. */
+struct split_job {
+    struct blas_device *device;
+    const struct op_attention *op;
+    size_t first, from, to;
+};
+
+/* The sums of the query heads that share KV head `head`. */
+static struct attend_sum sum_of(const struct attend_sum *all, const struct op_attention *op, size_t head)
+{
+    size_t h = head * (op->heads / op->kv.heads);
+    return (struct attend_sum){all->max + h, all->sum + h, all->value + h * kv_value_stride(op->kv.head_dim)};
+}
+
+static void split_blocks(void *context, size_t from, size_t to, size_t thread)
+{
+    const struct split_job *job = context;
+    struct blas_device *d = job->device;
+    (void)thread;
+    for (size_t i = from; i < to; i++) {
+        size_t b = job->from + i / job->op->kv.heads, head = i % job->op->kv.heads;
+        struct attend_sum sum = sum_of(b == job->first ? &d->joined : &d->split[b - job->from], job->op, head);
+        struct attend_block block = seen_block(d, job->op, 0, head, b);
+        d->kernels->attend[d->setup.kv_type](&sum, &block);
+    }
+}
+
+/* Joins them upwards; each item is a KV head. */
+static void split_join(void *context, size_t from, size_t to, size_t thread)
+{
+    const struct split_job *job = context;
+    struct blas_device *d = job->device;
+    (void)thread;
+    for (size_t head = from; head < to; head++) {
+        struct attend_sum joined = sum_of(&d->joined, job->op, head);
+        for (size_t b = job->from > job->first ? job->from : job->first + 1; b < job->to; b++) {
+            struct attend_sum sum = sum_of(&d->split[b - job->from], job->op, head);
+            d->kernels->attend_join(&joined, &sum, job->op->heads / job->op->kv.heads, job->op->kv.head_dim);
+        }
+    }
+}
+
+static void attend_split(struct blas_device *d, const struct op_attention *op)
+{
+    struct split_job job = {.device = d, .op = op};
+    size_t last;
+    seen_blocks(op, &d->step->rows[0], &job.first, &last);
+    for (job.from = job.first; job.from < last; job.from = job.to) {
+        job.to = last - job.from < SPLIT_BLOCKS ? last : job.from + SPLIT_BLOCKS;
+        pool_run(d->pool, (job.to - job.from) * op->kv.heads, split_blocks, &job);
+        pool_run(d->pool, op->kv.heads, split_join, &job);
+    }
+    for (size_t head = 0; head < op->kv.heads; head++) {
+        struct attend_sum joined = sum_of(&d->joined, op, head);
+        attend_finish(d, op, &joined, &d->threads[0].block, 0, head);
+    }
+}
+
 static void cpu_attention(struct blas_device *d, const struct op_attention *op)
 {
     struct attention_job job = {d, op};
@@ -733,6 +827,8 @@ static void cpu_attention(struct blas_device *d, const struct op_attention *op)
         seen += d->step->rows[r].position + (size_t)1;
     if (seen * op->kv.heads * op->kv.head_dim < ALONE_NUMBERS)
         attend_items(&job, 0, items, 0);
+    else if (d->step->count == 1 && items % pool_threads(d->pool) && items < 4 * pool_threads(d->pool))
+        attend_split(d, op);
     else
         pool_run(d->pool, items, attend_items, &job);
 }

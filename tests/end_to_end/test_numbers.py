@@ -89,6 +89,19 @@ def logits_of_a_prefill_are_those_of_decoding_id_by_id_and_do_not_depend_on_what
         assert np.array_equal(whole[:n], logits(path, ids[:n])), n
 
 
+@test
+def attention_of_one_row_cut_among_threads_has_the_bits_of_one_thread_whatever_it_sees():
+    size = dict(num_attention_heads=6, num_key_value_heads=3, head_dim=24, num_hidden_layers=1, max_position_embeddings=8192)
+    full = llama("cut", **size)
+    window = llama("cut-window", model_type="mistral", architectures=["MistralForCausalLM"], sliding_window=1000, **size)
+    for folder, before in ((full, 4500), (full, 800), (window, 1500)):  # beyond 64 blocks, within, not from the first on
+        path, ids = image(folder), prompt(before + 2, 64)
+        cut = ["--chunk", before // 2 if before > 1500 else before]
+        want = logits(path, ids, *cut, "--threads", 1)[before:]
+        for n in (2, 4, 5):
+            assert np.array_equal(logits(path, ids[: before + 1], *cut, "--threads", n)[before:], want[:1]), (before, n)
+
+
 @test(needs=ROOT / "tests" / "fixtures" / "bits.txt")
 def bits_of_the_demo_model_are_those_of_bits_txt():
     import make_bits
