@@ -51,7 +51,7 @@ struct blas_device {
 
 static float *row_of(const struct blas_device *d, struct blas_view view, size_t row)
 {
-    return d->slots + view.offset + row * view.stride;
+    return d->slots + view.offset + (d->step->first + row) * view.stride;
 }
 
 /* ---- memory ---- */

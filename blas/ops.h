@@ -4,7 +4,8 @@
  *
  *     begin(step)  ->  embed, norm, linear, rope_kv, attention … in plan order  ->  logits, in blocks of rows
  *
- * Rows of a step are numbered slice by slice. NUMBERS.md defines what each op computes. */
+ * Rows of a step are numbered slice by slice. Behind the last rope_kv a second begin() leaves only rows whose logits are
+ * wanted. NUMBERS.md defines what each op computes. */
 #ifndef BLAS_OPS_H
 #define BLAS_OPS_H
 
@@ -53,6 +54,7 @@ struct blas_row {
 struct blas_step {
     const struct blas_row *rows;
     size_t count;
+    size_t first; /* row of the slots that is rows[0]'s */
 };
 
 struct op_embed {

@@ -2,7 +2,7 @@
 /* A session: opened once, then stepped. Opening resolves every operand, so that a step is a walk over ops.
  *
  *     stele_session_open   plan_open (checks) -> resolve -> back end reserves memory
- *     stele_step           rows of all slices -> RoPE rows -> ops in order
+ *     stele_step           rows of all slices -> RoPE rows -> ops in order, the last layer's only for rows that matter
  *     stele_logits         the last op, in blocks of rows as the caller wants them
  */
 #include "executor.h"
@@ -212,6 +212,8 @@ static void resolve(struct resolver *r)
     for (uint32_t i = 0; i < plan->counts.ops; i++) {
         struct executor_op *to = &r->session->ops[i];
         to->code = (enum plan_code)plan->ops[i].code;
+        if (to->code == PLAN_ROPE_KV)
+            r->session->tail = i + 1;
         switch (to->code) {
 #define PLAN_OP(CODE, name)                                                                                            \
     case PLAN_##CODE:                                                                                                  \
@@ -567,18 +569,32 @@ static enum stele_status kv_refused(struct stele_session *s, uint32_t op, size_t
                       s->plan.ops[op].rope_kv.kv, s->rows[row].position);
 }
 
+/* Confines the step to the rows from the first to the last whose logits are wanted. False: there are none. */
+static bool narrow(struct stele_session *s, struct blas_step *step)
+{
+    if (!s->wanted_count)
+        return false;
+    step->first = s->wanted[0];
+    step->count = s->wanted[s->wanted_count - 1] + (size_t)1 - step->first;
+    step->rows = s->rows + step->first;
+    s->backend->begin(s->device, step);
+    return true;
+}
+
 enum stele_status stele_step(struct stele_session *s, const struct stele_slice *slices, size_t n, struct stele_error *err)
 {
     enum stele_status status = gather_rows(s, slices, n, err);
     if (status != STELE_OK || !s->row_count)
         return status;
     fill_rope(s);
-    struct blas_step step = {s->rows, s->row_count};
+    struct blas_step step = {.rows = s->rows, .count = s->row_count};
     s->backend->begin(s->device, &step);
     if (s->first_op == 0)
         s->first_op = now();
     for (uint32_t i = 0; i < s->plan.counts.ops; i++) {
         size_t row;
+        if (i == s->tail && !narrow(s, &step))
+            break;
         if (!run_op(s, &s->ops[i], &row))
             return kv_refused(s, i, row, err);
     }
@@ -626,7 +642,7 @@ enum stele_status stele_logits(struct stele_session *s, size_t from, size_t coun
     size_t vocabulary = s->plan.counts.vocabulary;
     if (from > s->wanted_count || count > s->wanted_count - from)
         return stele_fail(err, STELE_USAGE, "logits %zu + %zu of %zu rows", from, count, s->wanted_count);
-    struct blas_step step = {s->rows, s->row_count};
+    struct blas_step step = {.rows = s->rows, .count = s->row_count};
     s->backend->begin(s->device, &step);
     for (size_t i = 0, n; i < count; i += n) {
         n = neighbours(s, from + i, count - i);

@@ -36,6 +36,7 @@ struct stele_session {
     struct plan plan;
     void *plan_memory;       /* what plan views */
     struct executor_op *ops; /* [plan.counts.ops]; the last is logits */
+    uint32_t tail;           /* op behind the last that stores keys and values: from it on rows stand alone */
     struct blas_rope *ropes; /* [plan.counts.ropes] */
     float *rope_rows;        /* sines and cosines of a step, all ropes */
     struct kv_tables kv;

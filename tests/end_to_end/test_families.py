@@ -110,6 +110,15 @@ def stats_say_how_many_experts_a_run_used():
     assert r.stats["experts"] == 32 and r.stats["experts_used"] == 8, r.stats  # 2 layers, 4 of 16 each
 
 
+@test(needs=data("models/zoo/qwen3-moe"))
+def behind_its_keys_and_values_the_last_layer_computes_only_the_row_whose_logits_are_wanted():
+    folder = DATA / "models" / "zoo" / "qwen3-moe"
+    for chunk in (512, 16):  # of the chunks before the last no row
+        r = stele("run", image(folder), "--ids", " ".join(map(str, range(5, 69))), "-n", 0, "--print", "ids", "--chunk", chunk, "--stats")
+        used = r.exits(0).stats["experts_used"]
+        assert 12 < used <= 16 + 4, used  # nearly all of the first layer's 16, 4 of the last layer's
+
+
 for model, name in LATER.items():
 
     @test(needs=data(f"models/zoo/{model}"))
