@@ -79,7 +79,7 @@ static enum stele_status read_source(struct builder *b, const char *path, char *
 {
     struct stat st;
     enum stele_status status = STELE_OK;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe is refused, not waited for */
     *out = NULL;
     if (fd < 0)
         return errno == ENOENT ? STELE_OK : stele_fail(b->err, STELE_SYSTEM, "%s: %s", path, strerror(errno));
