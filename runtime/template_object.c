@@ -370,11 +370,11 @@ static bool starts_or_ends(struct heap *h, const struct value *text, const struc
     bool does = false;
     if (what->kind == VALUE_TUPLE) {
         for (uint32_t i = 0; i < what->count && !does; i++) {
-            if (!want_text(h, &what->items[i]))
+            if (!want_text(h, &what->items[i]) || !heap_spend(h, 1 + what->items[i].count / 64))
                 return false;
             does = touches(text, &what->items[i], end);
         }
-    } else if (!want_text(h, what))
+    } else if (!want_text(h, what) || !heap_spend(h, 1 + what->count / 64))
         return false;
     else
         does = touches(text, what, end);
@@ -408,16 +408,10 @@ static int64_t character_index(const struct value *text, size_t offset)
 static bool find(struct heap *h, const struct value *text, const struct value *what, bool last,
                  bool must, struct value *out)
 {
-    size_t at = SIZE_MAX;
     if (!want_text(h, what) || !heap_spend(h, 1 + text->count / 16))
         return false;
-    for (size_t from = 0, found; (found = text_find(text, from, what)) != SIZE_MAX;
-         from = found + 1) {
-        at = found;
-        if (!last || found == text->count || !heap_spend(h, 1))
-            break;
-    }
-    if (at == SIZE_MAX && must)
+    size_t at = last ? text_find_last(h, text, text->count, what) : text_find(text, 0, what);
+    if (at == SIZE_MAX && must && !h->failure)
         return heap_fail(h, FAILURE_VALUE, "index() of a text that is not there");
     *out = value_int(at == SIZE_MAX ? -1 : character_index(text, at));
     return !h->failure;

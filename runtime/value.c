@@ -297,7 +297,7 @@ bool value_ordered(struct heap *h, unsigned op, const struct value *a, const str
 {
     static const char *const signs[] = {"<", "<=", ">", ">="};
     *out = false;
-    if (!heap_spend(h, 1))
+    if (!heap_spend(h, 1 + (a->kind == VALUE_TEXT ? a->count / 64 : 0)))
         return false;
     if (a->kind == VALUE_UNDEFINED || b->kind == VALUE_UNDEFINED)
         return heap_fail_undefined(h, a->kind == VALUE_UNDEFINED ? a : b);
@@ -474,7 +474,8 @@ const struct value *value_find_text(struct heap *h, const struct value *dict, co
         return NULL;
     for (uint32_t i = 0; i < count; i++) {
         const struct value *k = &entries[i].key;
-        if (k->kind == VALUE_TEXT && k->count == bytes && (!bytes || !memcmp(k->text, key, bytes)))
+        if (k->kind == VALUE_TEXT && k->count == bytes && heap_spend(h, bytes / 64) &&
+            (!bytes || !memcmp(k->text, key, bytes)))
             return &entries[i].value;
     }
     return NULL;

@@ -289,6 +289,10 @@ bool text_strip(struct heap *h, const struct value *text, const struct value *ch
                 bool right, struct value *out);
 /* From byte `from` on; SIZE_MAX where it is not. */
 size_t text_find(const struct value *text, size_t from, const struct value *what);
+/* The last one that ends at byte `end` or before; SIZE_MAX where there is none, or no steps are left for
+ * the places to look at. */
+size_t text_find_last(struct heap *h, const struct value *text, size_t end,
+                      const struct value *what);
 bool text_replace(struct heap *h, const struct value *text, const struct value *old,
                   const struct value *new, int64_t most, struct value *out);
 /* `separator` VALUE_ABSENT or none: white space. most < 0: all. */

@@ -101,6 +101,23 @@ size_t text_find(const struct value *text, size_t from, const struct value *what
     return at ? (size_t)(at - text->text) : SIZE_MAX;
 }
 
+size_t text_find_last(struct heap *h, const struct value *text, size_t end,
+                      const struct value *what)
+{
+    if (!what->count)
+        return end;
+    for (size_t at = end; at >= what->count; at--) {
+        const char *from = text->text + at - what->count;
+        if (*from != *what->text)
+            continue;
+        if (!heap_spend(h, what->count / 64))
+            break;
+        if (!memcmp(from, what->text, what->count))
+            return at - what->count;
+    }
+    return SIZE_MAX;
+}
+
 bool text_replace(struct heap *h, const struct value *text, const struct value *old,
                   const struct value *new, int64_t most, struct value *out)
 {
@@ -170,21 +187,13 @@ static bool split_spaces(struct heap *h, const struct value *text, int64_t most,
     return true;
 }
 
-static size_t find_last(const struct value *text, size_t end, const struct value *what)
-{
-    for (size_t at = end; at >= what->count; at--)
-        if (!memcmp(text->text + at - what->count, what->text, what->count))
-            return at - what->count;
-    return SIZE_MAX;
-}
-
 /* From the right: found backwards, then turned round. */
 static bool split_right(struct heap *h, const struct value *text, const struct value *separator,
                         int64_t most, struct parts *p)
 {
     size_t end = text->count;
     while (most < 0 || p->count < most) {
-        size_t found = find_last(text, end, separator);
+        size_t found = text_find_last(h, text, end, separator);
         if (found == SIZE_MAX)
             break;
         if (!heap_spend(h, (end - found) / 8) ||
@@ -192,7 +201,7 @@ static bool split_right(struct heap *h, const struct value *text, const struct v
             return false;
         end = found;
     }
-    if (!add(h, p, text_part(text, 0, end)))
+    if (h->failure || !add(h, p, text_part(text, 0, end)))
         return false;
     for (uint32_t i = 0; i < p->count / 2; i++) {
         struct value v = p->items[i];
