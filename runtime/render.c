@@ -125,14 +125,14 @@ static enum stele_status read_argument(struct rendering *r, const char *argument
 {
     const char *equals = strchr(argument, '=');
     if (!equals || equals == argument)
-        return stele_fail(r->err, STELE_USAGE, "template argument \"%s\": it is not NAME=JSON", argument);
+        return stele_fail(r->err, STELE_USAGE, "template argument \"%.100s\": it is not NAME=JSON", argument);
     struct stele_error why = {0};
     struct stele_error *own = r->heap.err;
     r->heap.err = &why;
     enum stele_status status = value_json(&r->heap, equals + 1, strlen(equals + 1), "value", &out->value);
     r->heap.err = own;
     if (status == STELE_INPUT)
-        return stele_fail(r->err, STELE_USAGE, "template argument \"%s\": behind = is no JSON (a text has quotes): %s",
+        return stele_fail(r->err, STELE_USAGE, "template argument \"%.100s\": behind = is no JSON (a text has quotes): %s",
                           argument, why.text);
     out->key = text_value(argument, (size_t)(equals - argument));
     return status == STELE_OK ? status : stele_fail(r->err, status, "%s", why.text);
@@ -152,7 +152,7 @@ static enum stele_status gather_arguments(struct rendering *r)
         for (uint32_t i = 0; i < n; i++)
             if (entries[i].key.count == entries[n].key.count &&
                 !memcmp(entries[i].key.text, entries[n].key.text, entries[n].key.count))
-                return stele_fail(r->err, STELE_USAGE, "template argument \"%s\": the name is given twice",
+                return stele_fail(r->err, STELE_USAGE, "template argument \"%.100s\": the name is given twice",
                                   c->arguments[n]);
         if (value_is_text(&entries[n].key, "add_generation_prompt") ||
             (value_is_text(&entries[n].key, "continue_final_message") && value_truth(&entries[n].value)))
@@ -184,8 +184,10 @@ static enum stele_status choose_template(struct rendering *r, struct template_pr
 {
     const struct template_set *s = &r->set;
     const char *asked = r->chat->template_name;
-    const struct value *tools = &r->request.tools;
-    bool tool_use = tools->kind != VALUE_ABSENT && tools->kind != VALUE_NONE;
+    struct value tools = r->request.tools;
+    if (tools.kind == VALUE_ABSENT)
+        tools = field(&r->heap, &r->request.arguments, "tools");
+    bool tool_use = tools.kind != VALUE_ABSENT && tools.kind != VALUE_NONE;
     uint32_t found = asked ? template_set_find(s, asked) : tool_use ? template_set_find(s, "tool_use") : s->header.templates;
     if (!asked && found == s->header.templates)
         found = template_set_find(s, "default");
