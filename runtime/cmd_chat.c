@@ -13,17 +13,19 @@ static char date_text[32];
 
 /* ---- the date ---- */
 
-/* Noon, where no time is said: no template shows one, and no time zone makes another day of it. */
+/* Noon, where no time is said: no template shows one, and no time zone makes another day of it. Written again it must be
+ * what was read: strptime takes more than there is, 30 February and a 60th second among them. */
 static enum stele_status read_date(struct tm *now, struct stele_error *err)
 {
+    char again[32];
+    bool timed = strchr(cmd_chat.date, 'T');
     *now = (struct tm){.tm_hour = 12};
-    const char *end = strptime(cmd_chat.date, "%Y-%m-%d", now);
-    if (end && *end == 'T')
-        end = strptime(end + 1, "%H:%M:%S", now);
-    struct tm checked = *now;
-    if (!end || *end || timegm(&checked) == (time_t)-1 || checked.tm_mday != now->tm_mday)
+    const char *end = timed ? strptime(cmd_chat.date, "%Y-%m-%dT%H:%M:%S", now) : strptime(cmd_chat.date, "%Y-%m-%d", now);
+    timegm(now); /* with its day of the week */
+    size_t bytes = timed ? strftime(again, sizeof again, "%Y-%m-%dT%H:%M:%S", now)
+                         : strftime(again, sizeof again, "%Y-%m-%d", now);
+    if (!end || !bytes || strcmp(again, cmd_chat.date))
         return stele_fail(err, STELE_USAGE, "--date takes YYYY-MM-DD, or YYYY-MM-DDTHH:MM:SS, not \"%s\"", cmd_chat.date);
-    *now = checked; /* with its day of the week */
     return STELE_OK;
 }
 
