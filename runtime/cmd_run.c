@@ -197,13 +197,22 @@ static bool write_ids(struct run *r, const uint32_t *ids, size_t count)
     return true;
 }
 
+/* Ends the last line of what was thought, so that the answer begins a line. */
+static bool end_thoughts(struct run *r)
+{
+    bool open = r->thinking_alone && r->last_thought != '\n' && set.print == PRINT_TEXT;
+    r->thinking_alone = false;
+    if (open && set.thoughts == THOUGHTS_STDERR)
+        fputc('\n', stderr);
+    return !open || set.thoughts != THOUGHTS_STDOUT || cmd_write("\n", 1, r->err);
+}
+
 static bool deliver(void *context, const uint32_t *ids, size_t count, const char *text, size_t bytes)
 {
     struct run *r = context;
-    bool done = true;
-    r->thinking_alone = r->thinking_alone && !bytes;
+    bool done = !bytes || end_thoughts(r);
     if (set.print == PRINT_TEXT) {
-        done = cmd_write_text(STDOUT_FILENO, text, bytes, set.raw_bytes, r->err);
+        done = done && cmd_write_text(STDOUT_FILENO, text, bytes, set.raw_bytes, r->err);
         r->last = bytes ? text[bytes - 1] : r->last;
     } else if (set.print == PRINT_IDS)
         done = write_ids(r, ids, count);
@@ -220,19 +229,19 @@ static bool deliver(void *context, const uint32_t *ids, size_t count, const char
 static bool think(void *context, const char *text, size_t bytes)
 {
     struct run *r = context;
+    bool done = true;
+    r->thought = r->thinking_alone = true;
+    r->last_thought = text[bytes - 1];
     if (set.print == PRINT_JSON)
         fwrite(text, 1, bytes, r->thoughts);
     else if (set.thoughts == THOUGHTS_STDERR)
         cmd_write_text(STDERR_FILENO, text, bytes, set.raw_bytes, NULL);
-    else if (set.thoughts == THOUGHTS_STDOUT && set.print == PRINT_TEXT) {
-        bool done = cmd_write_text(STDOUT_FILENO, text, bytes, set.raw_bytes, r->err);
-        r->write_status = done ? STELE_OK : STELE_SYSTEM;
+    else if (set.thoughts == THOUGHTS_STDOUT) {
+        done = cmd_write_text(STDOUT_FILENO, text, bytes, set.raw_bytes, r->err);
         r->last = text[bytes - 1];
-        return done;
     }
-    r->thought = r->thinking_alone = true;
-    r->last_thought = text[bytes - 1];
-    return true;
+    r->write_status = done ? STELE_OK : STELE_SYSTEM;
+    return done;
 }
 
 static bool write_json(struct run *r, enum stele_status status)
@@ -267,11 +276,15 @@ static enum stele_status open_json(struct run *r)
 /* The lines that close what was written. */
 static enum stele_status end_answer(struct run *r, enum stele_status status)
 {
-    if (r->thought && set.thoughts == THOUGHTS_STDERR && r->last_thought != '\n')
-        fputc('\n', stderr);
-    if (r->thinking_alone && r->result.finish == STELE_FINISH_LENGTH && set.print == PRINT_TEXT)
-        fprintf(stderr, "stele run: the model was still thinking after %" PRIu64 " tokens; -n allows more, and --thinking "
-                        "shows what it thinks\n", r->result.tokens);
+    const char *shows = set.thoughts == THOUGHTS_HIDE ? "; --thinking stderr shows what it thinks" : "";
+    bool unanswered = r->thinking_alone && set.print == PRINT_TEXT;
+    if (unanswered && set.thoughts == THOUGHTS_STDERR)
+        end_thoughts(r);
+    if (unanswered && r->result.finish == STELE_FINISH_LENGTH)
+        fprintf(stderr, "stele run: the model was still thinking after %" PRIu64 " tokens, and -n allows more%s\n",
+                r->result.tokens, shows);
+    else if (unanswered && r->result.finish == STELE_FINISH_STOP)
+        fprintf(stderr, "stele run: the model ended while it was thinking, without an answer%s\n", shows);
     if (set.print == PRINT_JSON)
         return write_json(r, status) ? status : STELE_SYSTEM;
     return set.tokens && r->last != '\n' && !cmd_write("\n", 1, r->err) ? STELE_SYSTEM : status;
@@ -290,7 +303,7 @@ static enum stele_status generate(struct run *r)
         .thinking = r->chat,
         .thinking_begun = r->thinking,
         .deliver = deliver,
-        .think = think,
+        .think = set.print == PRINT_IDS ? NULL : think,
         .context = r,
     };
     if (set.print == PRINT_JSON && open_json(r) != STELE_OK)
