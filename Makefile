@@ -6,7 +6,7 @@
 # make demo        convert and run the demo model, eight copies at once
 # make demo-real   fetch (93 MB), convert and run SmolLM2-135M-Instruct
 # make bench       start, first byte, decode; BENCH=quick leaves out what takes gigabytes and minutes
-# make install     programs, library, header, manual page; PREFIX=/usr/local, DESTDIR=
+# make install     programs, library, headers, manual page; PREFIX=/usr/local, DESTDIR=
 # make portable    build/portable/: the programs with the libraries they need
 # make clean       empties build/, but for the model that demo-real fetched
 #
@@ -32,7 +32,7 @@ WERROR  := $(if $(CI),-Werror)
 
 WARN := -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Wdouble-promotion -Wundef -Wvla -Wformat=2 \
         -Wstrict-prototypes -Wmissing-prototypes -Wcast-qual $(WERROR)
-CFLAGS_ALL = -std=gnu11 $(OPT) $(WARN) -ffp-contract=off -fno-math-errno -fvisibility=hidden -pthread -MMD -MP \
+CFLAGS_ALL = -std=gnu11 $(OPT) $(WARN) -ffp-contract=off -fno-math-errno -fPIC -fvisibility=hidden -pthread -MMD -MP \
              -Iimage -Iblas -Iruntime -D_GNU_SOURCE -DSTELE_VERSION='"$(VERSION)"' \
              $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer) $(CFLAGS)
 LDFLAGS_ALL = -pthread $(if $(SAN),-fsanitize=$(SAN)) -Wl,-z,now -Wl,--as-needed $(LDFLAGS)
@@ -58,20 +58,36 @@ CONVERT_LIBS := -ljansson
 CHECK_LIBS   := -lcheck_pic -lsubunit -lrt
 LIBS_check_oracle := -lopenblas
 
+# The library: what STELE_API marks in stele.h and error.h, and nothing else that a program could take or clash with. Its
+# version is that of the surface, which stele.h says.
+LIBRARY := $(RUNTIME) $(BLAS) $(filter-out %/descriptors.o %/write.o,$(IMAGE))
+SURFACE := $(shell sed -n 's/^.define STELE_SURFACE //p' runtime/stele.h)
+SHARED  := libstele.so.$(SURFACE)
+OBJCOPY := $(shell $(CC) -print-prog-name=objcopy)
+
 PROGRAMS := $(B)/stele $(B)/stele-convert $(B)/stele-compare $(B)/stele-sizes
 
-all: $(PROGRAMS)
+all: $(PROGRAMS) $(B)/libstele.a $(B)/$(SHARED)
 
-# The library of stele.h. Who links it takes what they use: stele-convert of the runtime only the normaliser, since added
-# tokens are normalised there as the runtime does it.
-$(B)/libstele.a: $(RUNTIME) $(BLAS) $(IMAGE)
+$(B)/libstele.a: $(LIBRARY)
+	$(CC) -r -nostdlib -o $(B)/libstele.o $^
+	$(OBJCOPY) --localize-hidden $(B)/libstele.o
+	rm -f $@
+	$(AR) rcs $@ $(B)/libstele.o
+
+$(B)/$(SHARED): $(LIBRARY)
+	$(CC) $(LDFLAGS_ALL) -shared -Wl,-soname,$(SHARED) -Wl,-z,defs -Wl,-Bsymbolic -o $@ $^ $(RUNTIME_LIBS)
+
+# Every object of the rooms, for who looks inside: the tests, and stele-convert, which takes of the runtime only the
+# normaliser, since added tokens are normalised there as the runtime does it.
+$(B)/rooms.a: $(RUNTIME) $(BLAS) $(IMAGE)
 	rm -f $@
 	$(AR) rcs $@ $^
 
-STELE_PARTS   := $(COMMAND) $(B)/libstele.a
-CONVERT_PARTS := $(B)/convert/stele-convert.o $(CONVERT) $(B)/libstele.a
-SIZES_PARTS   := $(B)/convert/stele-sizes.o $(CONVERT) $(B)/libstele.a
-COMPARE_PARTS := $(patsubst %,$(B)/runtime/%.o,stele-compare cmd guard) $(B)/libstele.a
+STELE_PARTS   := $(COMMAND) $(B)/image/descriptors.o $(B)/libstele.a
+COMPARE_PARTS := $(patsubst %,$(B)/runtime/%.o,stele-compare cmd guard) $(B)/image/descriptors.o $(B)/libstele.a
+CONVERT_PARTS := $(B)/convert/stele-convert.o $(CONVERT) $(B)/rooms.a
+SIZES_PARTS   := $(B)/convert/stele-sizes.o $(CONVERT) $(B)/rooms.a
 
 $(B)/stele: $(STELE_PARTS)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(RUNTIME_LIBS)
@@ -86,7 +102,7 @@ $(B)/stele-sizes: $(SIZES_PARTS)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(CONVERT_LIBS) $(RUNTIME_LIBS)
 
 # A Check suite, or a benchmark of C, may look into every room.
-$(B)/tests/%: $(B)/tests/%.o $(CONVERT) $(B)/libstele.a
+$(B)/tests/%: $(B)/tests/%.o $(CONVERT) $(B)/rooms.a
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(CHECK_LIBS) $(CONVERT_LIBS) $(RUNTIME_LIBS) $(LIBS_$(notdir $*))
 
 $(B)/convert/% $(B)/tests/%: CFLAGS_ALL += -Iconvert
@@ -110,13 +126,6 @@ $(B)/blas/generic_fma.o: blas/generic.c Makefile
 $(B)/%.o: %.c Makefile
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS_ALL) -c -o $@ $<
-
-# The command looks for stele-convert beside itself, then where PREFIX puts it; another PREFIX makes it anew.
-$(B)/runtime/stele.o: CFLAGS_ALL += -DSTELE_LIBEXECDIR='"$(PREFIX)/libexec/stele"'
-$(B)/runtime/stele.o: $(B)/prefix
-$(B)/prefix: always
-	@mkdir -p $(@D)
-	@echo '$(PREFIX)' | cmp -s - $@ || echo '$(PREFIX)' > $@
 
 -include $(shell find $(B) -name '*.d' 2>/dev/null)
 
@@ -162,19 +171,20 @@ bench: setup
 $(B)/stele.1: scripts/manual $(PROGRAMS)
 	scripts/manual $(B)/stele > $@
 
-$(B)/stele.pc: Makefile $(B)/prefix
-	@mkdir -p $(@D)
-	printf '%s\n' 'Name: stele' 'Description: runs language models from memory images' 'Version: $(VERSION)' \
-	    'Cflags: -I$(PREFIX)/include/stele' 'Libs: -L$(PREFIX)/lib -lstele $(RUNTIME_LIBS) -pthread' > $@
+# Nothing that was built knows PREFIX: the command finds libexec from where it lies itself.
+TO = $(DESTDIR)$(PREFIX)
 
-install: all $(B)/stele.1 $(B)/stele.pc
-	install -D -m 755 $(B)/stele $(DESTDIR)$(PREFIX)/bin/stele
-	install -D -m 755 -t $(DESTDIR)$(PREFIX)/libexec/stele $(filter $(B)/stele-%,$(PROGRAMS))
-	install -D -m 644 $(B)/libstele.a $(DESTDIR)$(PREFIX)/lib/libstele.a
-	install -D -m 644 $(B)/stele.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/stele.pc
-	install -D -m 644 runtime/stele.h $(DESTDIR)$(PREFIX)/include/stele/stele.h
-	install -D -m 644 image/error.h $(DESTDIR)$(PREFIX)/include/stele/error.h
-	install -D -m 644 $(B)/stele.1 $(DESTDIR)$(PREFIX)/share/man/man1/stele.1
+install: all $(B)/stele.1
+	install -D -m 755 $(B)/stele $(TO)/bin/stele
+	install -D -m 755 -t $(TO)/libexec/stele $(filter $(B)/stele-%,$(PROGRAMS))
+	install -D -m 644 -t $(TO)/lib $(B)/libstele.a $(B)/$(SHARED)
+	ln -sf $(SHARED) $(TO)/lib/libstele.so
+	install -D -m 644 -t $(TO)/include/stele runtime/stele.h image/error.h
+	install -D -m 644 $(B)/stele.1 $(TO)/share/man/man1/stele.1
+	install -d $(TO)/lib/pkgconfig
+	printf '%s\n' 'prefix=$(PREFIX)' 'libdir=$${prefix}/lib' 'includedir=$${prefix}/include' '' 'Name: stele' \
+	    'Description: runs language models from memory images' 'Version: $(VERSION)' 'Cflags: -I$${includedir}/stele' \
+	    'Libs: -L$${libdir} -lstele' 'Libs.private: $(RUNTIME_LIBS) -pthread' > $(TO)/lib/pkgconfig/stele.pc
 
 # DT_RPATH, not DT_RUNPATH: it also holds for libraries that libraries need, and goes before LD_LIBRARY_PATH, so that the
 # folder does the same on every machine.

@@ -109,7 +109,7 @@ double cpus_quota(const char *root)
 
 uint32_t cpus_threads(uint32_t most)
 {
-    static struct cpus mask;
+    struct cpus mask;
     int n = sched_getaffinity(0, sizeof mask, mask.sets) ? 1 : CPU_COUNT_S(sizeof mask, mask.sets);
     double quota = n > 1 ? ceil(cpus_quota("")) : HUGE_VAL, threads = n < 1 ? 1 : n;
     threads = quota < threads ? quota : threads;
@@ -138,8 +138,7 @@ static const char *read_range(const char *at, struct cpus *set)
 
 enum stele_status cpus_confine(const char *list, struct stele_error *err)
 {
-    static struct cpus wanted, may;
-    memset(&wanted, 0, sizeof wanted);
+    struct cpus wanted = {0}, may;
     for (const char *at = list;; at++) {
         at = read_range(at, &wanted);
         if (!at || (*at && *at != ','))

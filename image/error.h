@@ -9,6 +9,13 @@
 
 #include <stddef.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Part of the public surface: what else the library has is hidden. */
+#define STELE_API __attribute__((visibility("default")))
+
 /* The values are the exit codes of the command (DESIGN.md, law 7). */
 enum stele_status {
     STELE_OK = 0,
@@ -27,7 +34,11 @@ struct stele_error {
 
 /* Fills *err (which may be NULL) and returns `status`. Control bytes that arguments bring in are escaped as \xNN.
  * errno is left as it was. */
-enum stele_status stele_fail(struct stele_error *err, enum stele_status status, const char *format, ...)
+STELE_API enum stele_status stele_fail(struct stele_error *err, enum stele_status status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

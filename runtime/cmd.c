@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "cpus.h"
+#include "stele.h"
 
 int cmd_fail(const char *verb, const struct stele_error *err)
 {
@@ -93,7 +93,7 @@ static enum stele_status set_option(const struct cmd_option *o, const char *valu
         *(int *)o->to = word_index(o->words, value);
         return *(int *)o->to >= 0 ? STELE_OK : wants(err, o, value);
     case OPTION_CPUS:
-        return cpus_confine(value, err);
+        return stele_confine(value, err);
     }
     return STELE_OK;
 }

@@ -262,6 +262,8 @@ static int default_kv(const struct plan *plan)
 static enum stele_status check_options(struct stele_session *s, const struct stele_options *o, struct stele_error *err)
 {
     uint32_t trained = s->plan.counts.context;
+    if (o->kv != STELE_KV_DEFAULT && o->kv != STELE_KV_F32 && o->kv != STELE_KV_F16)
+        return stele_fail(err, STELE_USAGE, "no type %d of keys and values", (int)o->kv);
     s->context = o->context ? o->context : trained;
     if (s->context > trained)
         return stele_fail(err, STELE_USAGE, "a context of %" PRIu32 " is more than the %" PRIu32 " the model was trained for",
@@ -365,7 +367,12 @@ static enum stele_status open_device(struct stele_session *s, const struct stele
 enum stele_status stele_session_open(struct stele_session **out, const struct stele_image *image,
                                      const struct stele_options *options, struct stele_error *err)
 {
+    static const struct stele_options all_zero;
     *out = NULL;
+    options = options ? options : &all_zero;
+    enum stele_status status = LIBRARY_CHECK_RESERVED(stele_options, options, err);
+    if (status != STELE_OK)
+        return status;
     const struct blas_kernels *kernels = blas_choose(options->kernels);
     if (!kernels)
         return stele_fail(err, STELE_USAGE, "no kernels \"%s\" that this CPU runs; generic always does", options->kernels);
@@ -377,7 +384,7 @@ enum stele_status stele_session_open(struct stele_session **out, const struct st
     s->table = kernels;
     s->kernels = kernels->name;
     const uint8_t *weights;
-    enum stele_status status = plan_load(&s->plan, &s->plan_memory, &weights, s->image, err);
+    status = plan_load(&s->plan, &s->plan_memory, &weights, s->image, err);
     if (status == STELE_OK)
         status = library_check_defaults(s->image, err);
     if (status == STELE_OK)

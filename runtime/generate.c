@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "executor.h"
+#include "library.h"
 #include "sampler.h"
 #include "stele.h"
 #include "stop.h"
@@ -83,7 +84,8 @@ static void deliver(struct generation *g, const uint32_t *ids, size_t count, boo
 {
     bool found;
     size_t bytes = stop_ready(&g->stops, end, &found);
-    if ((count || bytes) && !g->asked->deliver(g->asked->context, ids, count, g->stops.held, bytes))
+    if ((count || bytes) && g->asked->deliver &&
+        !g->asked->deliver(g->asked->context, ids, count, g->stops.held, bytes))
         finish(g, STELE_FINISH_CALLER);
     stop_drop(&g->stops, bytes);
     g->stop_found = found;
@@ -225,6 +227,11 @@ static enum stele_status open_generation(struct generation *g)
 {
     const struct stele_generation *asked = g->asked;
     struct stele_session *s = g->session;
+    enum stele_status status = LIBRARY_CHECK_RESERVED(stele_generation, asked, g->err);
+    if (status == STELE_OK)
+        status = LIBRARY_CHECK_RESERVED(stele_sampling, &asked->sampling, g->err);
+    if (status != STELE_OK)
+        return status;
     if (!asked->prompt_count)
         return stele_fail(g->err, STELE_USAGE, "the prompt has no ids");
     if (asked->prompt_count > s->context)
@@ -243,7 +250,7 @@ static enum stele_status open_generation(struct generation *g)
         return stele_fail(g->err, STELE_SYSTEM, "no memory for %" PRIu32 " ids", s->context);
     memcpy(g->ids, asked->prompt, asked->prompt_count * sizeof *g->ids);
     g->count = asked->prompt_count;
-    enum stele_status status = sampler_check(&asked->sampling, g->err);
+    status = sampler_check(&asked->sampling, g->err);
     if (status == STELE_OK && asked->text)
         status = open_text(g);
     return status == STELE_OK && asked->text ? open_thinking(g) : status;

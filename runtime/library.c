@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "cpus.h"
 #include "image.h"
 #include "library.h"
 #include "plan.h"
@@ -13,6 +14,25 @@
 const char *stele_version(void)
 {
     return STELE_VERSION;
+}
+
+unsigned stele_surface_version(void)
+{
+    return STELE_SURFACE;
+}
+
+enum stele_status library_check_reserved(const char *what, const uint64_t *words, size_t n, struct stele_error *err)
+{
+    for (size_t i = 0; i < n; i++)
+        if (words[i])
+            return stele_fail(err, STELE_USAGE, "%s: a reserved word is not zero; the program was built for a later stele",
+                              what);
+    return STELE_OK;
+}
+
+enum stele_status stele_confine(const char *cpus, struct stele_error *err)
+{
+    return cpus_confine(cpus, err);
 }
 
 static const struct image *inner(const struct stele_image *image)
@@ -46,7 +66,7 @@ enum stele_status stele_image_verify_watched(const struct stele_image *image,
     struct image_watch watch = {.progress = progress, .context = context};
     enum stele_status status = image_verify(inner(image), &watch, err);
     if (status == STELE_DAMAGED && damage)
-        *damage = (struct stele_damage){watch.section, watch.offset, watch.bytes};
+        *damage = (struct stele_damage){.section = watch.section, .offset = watch.offset, .bytes = watch.bytes};
     return status;
 }
 
@@ -120,6 +140,10 @@ enum stele_status stele_tokenize(const struct stele_image *image, const char *te
                                  uint32_t **ids, size_t *count, struct stele_error *err)
 {
     struct tokenizer t;
+    *ids = NULL;
+    *count = 0;
+    if (flags & ~(STELE_TEXT_BARE | STELE_TEXT_PLAIN))
+        return stele_fail(err, STELE_USAGE, "stele_tokenize: unknown flags %x", flags);
     enum stele_status status = library_open_tokenizer(&t, inner(image), err);
     unsigned own = (flags & STELE_TEXT_BARE ? TOKENIZER_BARE : 0u) | (flags & STELE_TEXT_PLAIN ? TOKENIZER_PLAIN : 0u);
     return status == STELE_OK ? tokenizer_encode(&t, text, NULL, bytes, own, ids, count, err) : status;
@@ -129,6 +153,8 @@ enum stele_status stele_detokenize(const struct stele_image *image, const uint32
                                    char **text, size_t *bytes, struct stele_error *err)
 {
     struct tokenizer t;
+    *text = NULL;
+    *bytes = 0;
     enum stele_status status = library_open_tokenizer(&t, inner(image), err);
     return status == STELE_OK ? tokenizer_decode(&t, ids, count, skip_special, text, bytes, err) : status;
 }
@@ -137,6 +163,8 @@ enum stele_status stele_token_text(const struct stele_image *image, uint32_t id,
                                    struct stele_error *err)
 {
     struct tokenizer t;
+    *piece = NULL;
+    *bytes = 0;
     enum stele_status status = library_open_tokenizer(&t, inner(image), err);
     return status == STELE_OK ? tokenizer_piece(&t, id, piece, bytes, err) : status;
 }

@@ -11,4 +11,10 @@ enum stele_status library_check_defaults(const struct image *image, struct stele
 /* STELE_INPUT: the image has no vocabulary. */
 enum stele_status library_open_tokenizer(struct tokenizer *out, const struct image *image, struct stele_error *err);
 
+enum stele_status library_check_reserved(const char *what, const uint64_t *words, size_t n, struct stele_error *err);
+
+/* STELE_USAGE: a reserved word of the caller's struct is not zero. */
+#define LIBRARY_CHECK_RESERVED(type, of, err)                                                                             \
+    library_check_reserved(#type, (of)->reserved, sizeof (of)->reserved / sizeof *(of)->reserved, err)
+
 #endif

@@ -247,7 +247,9 @@ enum stele_status stele_render(struct stele_rendered *out, const struct stele_im
     struct tm now;
     time_t seconds = time(NULL);
     *out = (struct stele_rendered){0};
-    enum stele_status status = open_set(&r, (const struct image *)image);
+    enum stele_status status = LIBRARY_CHECK_RESERVED(stele_chat, chat, err);
+    if (status == STELE_OK)
+        status = open_set(&r, (const struct image *)image);
     if (status != STELE_OK)
         return status;
     heap_open(&r.heap, &limits, r.err);
@@ -277,6 +279,8 @@ enum stele_status stele_tokenize_rendered(const struct stele_image *image, const
                                           bool trust_content, uint32_t **ids, size_t *count, struct stele_error *err)
 {
     struct tokenizer t;
+    *ids = NULL;
+    *count = 0;
     enum stele_status status = library_open_tokenizer(&t, (const struct image *)image, err);
     return status == STELE_OK ? tokenizer_encode(&t, rendered->text, trust_content ? NULL : rendered->content,
                                                  rendered->bytes, TOKENIZER_BARE, ids, count, err)

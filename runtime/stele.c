@@ -14,10 +14,6 @@
 #include "guard.h"
 #include "stele.h"
 
-#ifndef STELE_LIBEXECDIR
-#define STELE_LIBEXECDIR "/usr/local/libexec/stele"
-#endif
-
 extern const struct verb verb_run, verb_choose, verb_render, verb_tokenize, verb_logprobs, verb_inspect, verb_verify, verb_perplexity, verb_kld;
 
 const struct verb *const verbs[] = {
@@ -73,20 +69,19 @@ static void print_help(const struct verb *verb)
     puts("\nexit codes: 0 done, 1 system, 2 usage, 3 input, 4 damaged, 5 context full, 6 unreachable");
 }
 
-/* Replaces this process by stele-NAME: beside this program, else in libexecdir; never from PATH. */
+/* Replaces this process by stele-NAME: beside this program, else in ../libexec/stele from there; never from PATH. */
 static int run_program(const char *name, char **argv)
 {
+    static const char *const folders[] = {"", "/../libexec/stele"};
     char self[PATH_MAX], path[2 * PATH_MAX];
     ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
     self[n > 0 ? n : 0] = '\0';
     char *slash = strrchr(self, '/');
-    if (slash) {
-        snprintf(path, sizeof path, "%.*s/stele-%s", (int)(slash - self), self, name);
+    for (size_t i = 0; slash && i < sizeof folders / sizeof *folders; i++) {
+        snprintf(path, sizeof path, "%.*s%s/stele-%s", (int)(slash - self), self, folders[i], name);
         execv(path, argv);
     }
-    snprintf(path, sizeof path, "%s/stele-%s", STELE_LIBEXECDIR, name);
-    execv(path, argv);
-    fprintf(stderr, "stele: cannot run stele-%s, neither beside stele nor in %s: %s\n", name, STELE_LIBEXECDIR,
+    fprintf(stderr, "stele: cannot run stele-%s, neither beside stele nor in ../libexec/stele from there: %s\n", name,
             strerror(errno));
     return STELE_SYSTEM;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* libstele: whatever the command does, a C program can do through this header. Surface version 1.
+/* libstele: whatever the command does, a C program can do through this header, and a Python one through ctypes.
  *
  *     image     a mapped model; read-only, shared by any number of sessions, threads and processes
  *     session   keys, values and scratch for sequences over one image; one thread at a time
@@ -8,9 +8,18 @@
  *     generate  the loop: step, draw, stop
  *
  * Calls that can fail return an enum stele_status and fill *err (error.h). The library never prints, exits or touches
- * signals. Sizes are in bytes unless a name says otherwise. Ids are below stele_image_info.vocabulary. */
+ * signals. Sizes are in bytes unless a name says otherwise. Ids are below stele_image_info.vocabulary.
+ *
+ * The surface has a version, which is also the number in libstele.so.1. Within it a program goes on running without being
+ * built anew: functions and values of enums are added; none goes, changes its arguments or what it does; no struct grows and
+ * no field moves. Structs, but for stele_error and those that come in arrays, end in reserved words: a caller leaves them
+ * zero (STELE_USAGE where they are not: the program was built for a later stele), and the library fills in zeros. A new field
+ * takes the place of such words, zero meaning what was so before. What does not fit in that is surface 2, whose library can
+ * be installed beside this one. */
 #ifndef STELE_H
 #define STELE_H
+
+#define STELE_SURFACE 1
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -22,8 +31,6 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-#define STELE_API __attribute__((visibility("default")))
 
 /* ---- images ---- */
 
@@ -70,6 +77,7 @@ STELE_API enum stele_status stele_image_verify(const struct stele_image *image, 
 struct stele_damage {
     const char *section; /* NULL: header, section table, or between sections */
     uint64_t offset, bytes;
+    uint64_t reserved[2];
 };
 
 /* The same, telling how far it is: `progress` (NULL is allowed) is called after each 2 MiB or less. *damage (NULL is
@@ -99,9 +107,15 @@ struct stele_options {
     uint32_t chunk;      /* rows of a step at most; 0: 512 */
     enum stele_kv kv;    /* default: f32 for f32 images, else f16 */
     const char *kernels; /* NULL: the fastest that the CPU runs; "generic", "avx2", "avx512", "neon" */
+    uint64_t reserved[6];
 };
 
-/* Reserves keys, values and scratch; memory is touched as it fills. The image must outlive the session. */
+/* Confines the calling thread, and threads that start from it, those of sessions too, to the CPUs of a list as "0-3,8".
+ * STELE_USAGE: it is no list, or names a CPU that the process may not use. */
+STELE_API enum stele_status stele_confine(const char *cpus, struct stele_error *err);
+
+/* Reserves keys, values and scratch; memory is touched as it fills. The image must outlive the session. `options` NULL: all
+ * zero. */
 STELE_API enum stele_status stele_session_open(struct stele_session **out, const struct stele_image *image,
                                                const struct stele_options *options, struct stele_error *err);
 STELE_API void stele_session_close(struct stele_session *session); /* NULL is allowed */
@@ -142,6 +156,7 @@ struct stele_session_info {
     uint64_t kv_bytes, scratch_bytes; /* reserved */
     uint64_t experts, experts_used;   /* of all layers; those that a row was sent to so far */
     double first_op; /* CLOCK_MONOTONIC seconds when the first op began; 0 before */
+    uint64_t reserved[6];
 };
 STELE_API struct stele_session_info stele_session_info(const struct stele_session *session);
 
@@ -185,6 +200,8 @@ STELE_API size_t stele_top(const struct stele_session *session, const float *row
 
 /* ---- text ---- */
 
+/* What these calls allocate is NULL where they fail. */
+
 enum stele_text_flags {
     STELE_TEXT_BARE = 1,  /* without what the post-processor adds */
     STELE_TEXT_PLAIN = 2, /* added tokens spelled in the text are plain text */
@@ -222,6 +239,7 @@ struct stele_chat {
     size_t argument_count;
     const char *template_name;    /* else "tool_use" where there are tools and such a template, else "default" */
     const struct tm *now;         /* what the template takes for the time; NULL: the local time */
+    uint64_t reserved[4];
 };
 
 /* A conversation as the model reads it, and for each byte whether it is content: what messages, tools and arguments
@@ -231,6 +249,7 @@ struct stele_rendered {
     uint8_t *content; /* [bytes], 0 or 1; owned */
     size_t bytes;
     bool thinking;    /* it ends where the model is thinking: behind the mark that begins it */
+    uint64_t reserved[2];
 };
 
 /* To the byte what transformers' apply_chat_template gives. STELE_USAGE: what is asked for fits no template (no messages,
@@ -259,6 +278,7 @@ struct stele_sampling {
     float repeat_penalty;
     uint32_t top_k;
     uint64_t seed;
+    uint64_t reserved[2];
 };
 
 /* The sampling that the model's makers set (seed 0). */
@@ -280,24 +300,27 @@ struct stele_generation {
     bool thinking;              /* what the model writes between its thinking marks goes to `think`, not to `deliver` */
     bool thinking_begun;        /* the prompt ends inside them: stele_rendered.thinking */
 
-    /* Called with each token as it is drawn (ids of end of text are not delivered) and the text that has become certain,
+    /* Called with each token as it is drawn (NULL: nobody is; ids of end of text are not delivered) and the text that has become certain,
      * which may be empty: it is UTF-8, never cut in a character. Returning false ends the generation. */
     bool (*deliver)(void *context, const uint32_t *ids, size_t count, const char *text, size_t bytes);
     bool (*think)(void *context, const char *text, size_t bytes); /* NULL: it is dropped */
     void *context;
+    uint64_t reserved[6];
 };
 
 struct stele_result {
     enum stele_finish finish;
     uint64_t tokens; /* drawn, that of end of text included */
     double prefill_begin, prefill_end, first_token, end; /* CLOCK_MONOTONIC seconds; 0 where it did not come to it */
+    uint64_t reserved[4];
 };
 
 /* Runs sequence 0 of the session from position 0. A full context is STELE_FULL after everything was delivered. */
 STELE_API enum stele_status stele_generate(struct stele_session *session, const struct stele_generation *generation,
                                            struct stele_result *result, struct stele_error *err);
 
-STELE_API const char *stele_version(void);
+STELE_API const char *stele_version(void);      /* "0.1.0" */
+STELE_API unsigned stele_surface_version(void); /* STELE_SURFACE of the library that runs */
 
 #ifdef __cplusplus
 }
