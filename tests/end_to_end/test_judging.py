@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 
 from harness import *
-from workshop import copied, edit_json, fresh, llama, llama_config, logits, slow
+from workshop import copied, edit_json, fresh, llama, llama_config, logits, read_safetensors, slow, write_safetensors
 
 TRAINED = data("models/trained12M")
 STORIES = data("models/stories260K")
@@ -162,6 +162,23 @@ def windows_that_cannot_be_are_refused():
     stele("perplexity", img, SCRATCH / "absent.txt").exits(1, "absent.txt")
     stele("perplexity", img, SCRATCH).exits(1, "directory")
     stele("perplexity", image(llama()), file).exits(3, "no tokenizer")
+
+
+@test
+def an_id_beyond_the_head_is_refused_wherever_steps_are_cut():
+    folder = copied(DEMO, "cut")
+    tensors = read_safetensors(folder / "model.safetensors")
+    kind, (rows, width), raw = tensors["model.embed_tokens.weight"]
+    tensors["model.embed_tokens.weight"] = (kind, [900, width], raw[: 900 * width * len(raw) // (rows * width)])
+    write_safetensors(folder / "model.safetensors", tensors)
+    edit_json(folder / "config.json", lambda c: c.update(vocab_size=900))
+    file = SCRATCH / "beyond.txt"
+    file.write_text("One day, Ben lost his red hat and zebras quickly jumped")
+    ids = stele("tokenize", image(folder), "--bare", file.read_text()).exits(0).ids
+    (at,) = [i for i, id in enumerate(ids) if id >= 900][:1]
+    assert at > 2
+    for chunk in (1, at, at + 1, 512):  # with chunks of `at` it is scored by the last row of the step before its own
+        stele("perplexity", image(folder), file, "--bos", "none", "--chunk", chunk).exits(2, f"id {ids[at]}", "900")
 
 
 # ---- kld ----
