@@ -14,14 +14,6 @@
 
 enum { BATCH_BYTES = 4 << 20 }; /* panels that threads fill before they are appended */
 
-/* What is wrong with a tensor: set by the first thread that finds it in the lowest panel. */
-struct fault {
-    uint64_t panel; /* UINT64_MAX: none */
-    const char *what;
-    const struct source_tensor *tensor;
-    uint64_t row;
-};
-
 struct packer {
     struct emitter *emitter;
     struct pool *pool;
@@ -60,6 +52,14 @@ static void blame(struct fault *fault, uint64_t panel, const char *what, const s
 {
     if (panel < fault->panel)
         *fault = (struct fault){.panel = panel, .what = what, .tensor = tensor, .row = row};
+}
+
+enum stele_status pack_fault(const struct fault *fault, struct stele_error *err)
+{
+    if (fault->panel == UINT64_MAX)
+        return STELE_OK;
+    return stele_fail(err, STELE_INPUT, "%s: tensor %s: %s %" PRIu64 " %s", fault->tensor->file, fault->tensor->name,
+                      fault->number ? "number" : "row", fault->row, fault->what);
 }
 
 static bool all_finite(const float *x, size_t n)
@@ -120,7 +120,7 @@ static bool lay_groups(uint8_t *panel, enum tensor_type type, size_t row, const 
  * rounded. NULL, or what is wrong with them. */
 static const char *lay_codes(uint8_t *panel, size_t row, const struct source_tensor *source, uint64_t from, size_t k)
 {
-    const uint8_t *scales = source->scales + from / GROUP, *codes = source->bytes + from / 2;
+    const uint8_t *scales = source->scales + from / GROUP, *codes = source_bytes(source, from / 2);
     const char *wrong = NULL;
     for (size_t g = 0; g * GROUP < k; g++) {
         size_t groups;
@@ -137,15 +137,42 @@ static const char *lay_codes(uint8_t *panel, size_t row, const struct source_ten
     return wrong;
 }
 
-static void pack_panel(struct packer *p, uint64_t panel, uint8_t *out, float *x, struct fault *fault)
+/* The 16 numbers of a vector, or of a set of biases, that stand where a matrix has panel `panel`. */
+static void lay_numbers(const struct recipe *r, size_t set, uint64_t panel, float *out, struct fault *fault)
 {
-    const struct image_tensor *t = &p->recipe->record;
+    for (size_t i = 0; i < PANEL_ROWS; i++) {
+        struct part part;
+        uint64_t at;
+        out[i] = 0;
+        if (!source_row(r, set, panel * PANEL_ROWS + i, &part, &at))
+            continue;
+        source_read(&out[i], part.tensor, at, 1);
+        if (!isfinite(out[i])) {
+            blame(fault, panel, "is not finite", part.tensor, at);
+            fault->number = true;
+        }
+        out[i] = out[i] + r->added;
+    }
+}
+
+uint64_t pack_panel_bytes(const struct recipe *r)
+{
+    return r->record.layout == LAYOUT_VECTOR ? PANEL_ROWS * sizeof(float) : panel_bytes(r->record.type, r->record.columns);
+}
+
+void pack_panel(const struct recipe *r, size_t expert, uint64_t panel, uint8_t *out, float *x, struct fault *fault)
+{
+    const struct image_tensor *t = &r->record;
     size_t k = t->columns;
+    if (t->layout == LAYOUT_VECTOR) {
+        lay_numbers(r, expert, panel, (float *)out, fault);
+        return;
+    }
     memset(out, 0, panel_bytes(t->type, k));
     for (size_t row = 0; row < PANEL_ROWS; row++) {
         struct part part;
         uint64_t at;
-        bool real = panel * PANEL_ROWS + row < t->rows && source_row(p->recipe, p->expert, panel * PANEL_ROWS + row, &part, &at);
+        bool real = panel * PANEL_ROWS + row < t->rows && source_row(r, expert, panel * PANEL_ROWS + row, &part, &at);
         if (t->type == TENSOR_MXFP4) { /* the padding is code 0 and scale 0 */
             const char *wrong = real ? lay_codes(out, row, part.tensor, at * k, k) : NULL;
             if (wrong)
@@ -169,7 +196,8 @@ static void pack_panels(void *context, size_t from, size_t to, size_t thread)
     struct packer *p = context;
     size_t bytes = panel_bytes(p->recipe->record.type, p->recipe->record.columns);
     for (size_t i = from; i < to; i++)
-        pack_panel(p, p->first + i, p->batch + i * bytes, p->rows + thread * p->rows_numbers, &p->faults[thread]);
+        pack_panel(p->recipe, p->expert, p->first + i, p->batch + i * bytes, p->rows + thread * p->rows_numbers,
+                   &p->faults[thread]);
 }
 
 /* The first fault by panel, whatever the number of threads, as an error. */
@@ -179,10 +207,7 @@ static enum stele_status look_at_faults(struct packer *p)
     for (size_t t = 1; t < p->threads; t++)
         if (p->faults[t].panel < first->panel)
             first = &p->faults[t];
-    if (first->panel == UINT64_MAX)
-        return STELE_OK;
-    return stele_fail(p->emitter->err, STELE_INPUT, "%s: tensor %s: row %" PRIu64 " %s", first->tensor->file,
-                      first->tensor->name, first->row, first->what);
+    return pack_fault(first, p->emitter->err);
 }
 
 static enum stele_status append(struct packer *p, struct image_writer *writer, const void *bytes, uint64_t length)
@@ -204,22 +229,13 @@ static enum stele_status pad_to(struct packer *p, struct image_writer *writer, u
 static enum stele_status pack_vector(struct packer *p, struct image_writer *writer)
 {
     const struct recipe *r = p->recipe;
-    size_t n = r->record.columns, rows = n / r->sets;
-    float *x = calloc(n + 16, sizeof *x);
+    size_t n = r->record.columns, panels = round_up(n / r->sets, PANEL_ROWS) / PANEL_ROWS;
+    float *x = calloc(r->sets * panels * PANEL_ROWS, sizeof *x);
     if (!x)
         return stele_fail(p->emitter->err, STELE_SYSTEM, "no memory for %zu numbers", n);
-    enum stele_status status = STELE_OK;
-    for (size_t i = 0; i < n; i++) {
-        struct part part;
-        uint64_t at;
-        if (!source_row(r, i / rows, i % rows, &part, &at))
-            continue;
-        source_read(&x[i], part.tensor, at, 1);
-        if (!isfinite(x[i]) && status == STELE_OK)
-            status = stele_fail(p->emitter->err, STELE_INPUT, "%s: tensor %s: number %" PRIu64 " is not finite",
-                                part.tensor->file, part.tensor->name, at);
-        x[i] = x[i] + r->added;
-    }
+    for (size_t i = 0; i < r->sets * panels; i++)
+        lay_numbers(r, i / panels, i % panels, x + i * PANEL_ROWS, &p->faults[0]);
+    enum stele_status status = look_at_faults(p);
     if (status == STELE_OK)
         status = append(p, writer, x, round_up(n * 4, 64));
     free(x);

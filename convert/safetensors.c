@@ -56,10 +56,11 @@ static enum stele_status read_shape(struct source_tensor *t, const json_t *entry
     return STELE_OK;
 }
 
-static enum stele_status read_entry(struct source_tensor *t, const char *name, const json_t *entry,
-                                    const struct source_file *file, uint64_t data_offset, struct stele_error *err)
+static enum stele_status read_entry(const struct checkpoint *c, struct source_tensor *t, const char *name,
+                                    const json_t *entry, const struct source_file *file, uint64_t data_offset,
+                                    struct stele_error *err)
 {
-    *t = (struct source_tensor){.name = strdup(name), .file = file->name};
+    *t = (struct source_tensor){.name = strdup(name), .file = file->name, .shard = (size_t)(file - c->files)};
     if (!t->name)
         return stele_fail(err, STELE_SYSTEM, "%s: no memory for its header", file->name);
     uint64_t need = 0, from, to, available = file->length - data_offset;
@@ -79,7 +80,8 @@ static enum stele_status read_entry(struct source_tensor *t, const char *name, c
         return stele_fail(err, STELE_INPUT,
                           "%s: tensor %s: %" PRIu64 " bytes of data where dtype and shape need %" PRIu64, file->name,
                           name, to - from, need);
-    t->bytes = file->bytes + data_offset + from;
+    t->at = data_offset + from;
+    t->bytes = file->bytes ? file->bytes + t->at : NULL;
     t->length = need;
     return STELE_OK;
 }
@@ -87,38 +89,38 @@ static enum stele_status read_entry(struct source_tensor *t, const char *name, c
 static int by_place(const void *a, const void *b)
 {
     const struct source_tensor *x = a, *y = b;
-    return x->bytes != y->bytes ? (x->bytes < y->bytes ? -1 : 1) : x->length < y->length ? -1 : x->length > y->length;
+    return x->at != y->at ? (x->at < y->at ? -1 : 1) : x->length < y->length ? -1 : x->length > y->length;
 }
 
 /* The tensors of a file, those from index `first` on, must cover its data without holes and overlaps: the format says so,
  * and where they do not, something is not what its name says. */
 static enum stele_status check_tiling(struct checkpoint *c, const struct source_file *file, size_t first,
-                                      const uint8_t *data, struct stele_error *err)
+                                      uint64_t data, struct stele_error *err)
 {
     if (c->tensor_count > first)
         qsort(c->tensors + first, c->tensor_count - first, sizeof *c->tensors, by_place);
     for (size_t i = first; i < c->tensor_count; data += c->tensors[i++].length)
-        if (c->tensors[i].bytes != data)
+        if (c->tensors[i].at != data)
             return stele_fail(err, STELE_INPUT, "%s: tensor %s: its data does not begin where that of the one before ends",
                               file->name, c->tensors[i].name);
-    if (data != file->bytes + file->length)
+    if (data != file->length)
         return stele_fail(err, STELE_INPUT, "%s: %" PRIu64 " bytes at its end belong to no tensor", file->name,
-                          (uint64_t)(file->bytes + file->length - data));
+                          file->length - data);
     return STELE_OK;
 }
 
-/* Adds the tensors of one mapped file. */
+/* Adds the tensors of one file. */
 static enum stele_status read_header(struct checkpoint *c, const struct source_file *file, struct stele_error *err)
 {
     uint64_t length = 0;
-    if (file->length >= 8)
-        memcpy(&length, file->bytes, 8);
-    if (file->length < 8 || length > HEADER_BYTES_MAX || length > file->length - 8)
+    if (file->header_length >= 8)
+        memcpy(&length, file->header, 8);
+    if (file->header_length < 8 || length > HEADER_BYTES_MAX || length > file->header_length - 8)
         return stele_fail(err, STELE_INPUT,
                           "%s: no safetensors file: its header of %" PRIu64 " bytes does not fit into %" PRIu64,
                           file->name, length, file->length);
     json_t *header;
-    enum stele_status status = json_read_bytes(&header, (const char *)file->bytes + 8, length, file->name, err);
+    enum stele_status status = json_read_bytes(&header, (const char *)file->header + 8, length, file->name, err);
     if (status != STELE_OK)
         return status;
     size_t more = json_object_size(header), first = c->tensor_count;
@@ -135,10 +137,10 @@ static enum stele_status read_header(struct checkpoint *c, const struct source_f
         if (status != STELE_OK)
             break;
         if (strcmp(name, "__metadata__"))
-            status = read_entry(&c->tensors[c->tensor_count++], name, entry, file, 8 + length, err);
+            status = read_entry(c, &c->tensors[c->tensor_count++], name, entry, file, 8 + length, err);
     }
     json_decref(header);
-    return status == STELE_OK ? check_tiling(c, file, first, file->bytes + 8 + length, err) : status;
+    return status == STELE_OK ? check_tiling(c, file, first, 8 + length, err) : status;
 }
 
 static enum stele_status map_shard(struct source_file *file, const char *directory, struct stele_error *err)
@@ -158,8 +160,8 @@ static enum stele_status map_shard(struct source_file *file, const char *directo
         if (bytes == MAP_FAILED)
             status = stele_fail(err, STELE_SYSTEM, "%s: cannot map it: %s", path, strerror(errno));
         else {
-            file->bytes = bytes;
-            file->length = (uint64_t)st.st_size;
+            file->bytes = file->header = bytes;
+            file->length = file->header_length = (uint64_t)st.st_size;
             file->mtime = st.st_mtim;
         }
     }
@@ -182,8 +184,8 @@ static enum stele_status add_file(struct checkpoint *c, const char *name, struct
         free(copy);
         return stele_fail(err, STELE_SYSTEM, "%s: no memory", name);
     }
-    c->files[c->file_count] = (struct source_file){.name = copy, .fd = -1};
-    return map_shard(&c->files[c->file_count++], c->directory, err);
+    c->files[c->file_count++] = (struct source_file){.name = copy, .fd = -1};
+    return STELE_OK;
 }
 
 /* The shards of an index: every file that a tensor is said to be in. */
@@ -213,11 +215,11 @@ static bool exists(const char *directory, const char *name)
     return there;
 }
 
-static enum stele_status find_files(struct checkpoint *c, struct stele_error *err)
+static enum stele_status find_files(struct checkpoint *c, const char *single, struct stele_error *err)
 {
     static const char index_name[] = "model.safetensors.index.json";
-    if (exists(c->directory, "model.safetensors"))
-        return add_file(c, "model.safetensors", err);
+    if (single || exists(c->directory, "model.safetensors"))
+        return add_file(c, single ? single : "model.safetensors", err);
     if (!exists(c->directory, index_name)) {
         static const char *const others[] = {"pytorch_model.bin", "pytorch_model.bin.index.json",
                                              "adapter_model.safetensors"};
@@ -245,10 +247,26 @@ static int by_name(const void *a, const void *b)
     return strcmp(((const struct source_tensor *)a)->name, ((const struct source_tensor *)b)->name);
 }
 
+static enum stele_status map_shards(void *context, struct source_file *files, size_t count, struct stele_error *err)
+{
+    enum stele_status status = STELE_OK;
+    for (size_t i = 0; status == STELE_OK && i < count; i++)
+        status = map_shard(&files[i], context, err);
+    return status;
+}
+
 enum stele_status checkpoint_open(struct checkpoint *out, const char *directory, struct stele_error *err)
 {
+    return checkpoint_open_headers(out, directory, NULL, map_shards, (void *)(uintptr_t)directory, err);
+}
+
+enum stele_status checkpoint_open_headers(struct checkpoint *out, const char *directory, const char *single,
+                                          source_headers *headers, void *context, struct stele_error *err)
+{
     *out = (struct checkpoint){.directory = directory};
-    enum stele_status status = find_files(out, err);
+    enum stele_status status = find_files(out, single, err);
+    if (status == STELE_OK)
+        status = headers(context, out->files, out->file_count, err);
     for (size_t i = 0; status == STELE_OK && i < out->file_count; i++)
         status = read_header(out, &out->files[i], err);
     if (status == STELE_OK) {
@@ -310,6 +328,7 @@ bool source_join_mxfp4(struct source_tensor *blocks, const struct source_tensor 
         return false;
     blocks->type = SOURCE_MXFP4;
     blocks->scales = scales->bytes;
+    blocks->scale_tensor = scales;
     blocks->rank = 2;
     blocks->shape[0] = experts * rows;
     blocks->shape[1] = columns;
@@ -319,14 +338,14 @@ bool source_join_mxfp4(struct source_tensor *blocks, const struct source_tensor 
 /* Exact: an integer of at most four bits times a power of two. */
 static float read_mxfp4(const struct source_tensor *t, uint64_t index)
 {
-    unsigned code = t->bytes[index / 2] >> (index % 2 ? 4 : 0) & 15, scale = t->scales[index / GROUP];
+    unsigned code = *source_bytes(t, index / 2) >> (index % 2 ? 4 : 0) & 15, scale = t->scales[index / GROUP];
     return scale == 255 ? NAN : (float)integer_of_e2m1(code) * float_of_e8m0((uint8_t)scale);
 }
 
 void source_read(float *out, const struct source_tensor *t, uint64_t from, size_t n)
 {
     if (t->type == SOURCE_F32) {
-        memcpy(out, t->bytes + from * 4, n * 4);
+        memcpy(out, source_bytes(t, from * 4), n * 4);
         return;
     }
     if (t->type == SOURCE_MXFP4) {
@@ -334,9 +353,10 @@ void source_read(float *out, const struct source_tensor *t, uint64_t from, size_
             out[i] = read_mxfp4(t, from + i);
         return;
     }
+    const uint8_t *bytes = source_bytes(t, from * 2);
     for (size_t i = 0; i < n; i++) {
         uint16_t half; /* data may lie at any byte */
-        memcpy(&half, t->bytes + (from + i) * 2, 2);
+        memcpy(&half, bytes + i * 2, 2);
         out[i] = t->type == SOURCE_BF16 ? float_of_bf16(half) : float_of_f16(half);
     }
 }
