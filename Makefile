@@ -47,6 +47,7 @@ BLAS    := $(patsubst %.c,$(B)/%.o,$(filter-out $(TABLES),$(wildcard blas/*.c)))
 RUNTIME := $(patsubst %.c,$(B)/%.o,$(filter-out runtime/stele.c runtime/cmd.c runtime/cmd_%.c runtime/guard.c runtime/stats.c runtime/windows.c runtime/stele-%.c,$(wildcard runtime/*.c)))
 COMMAND := $(patsubst %.c,$(B)/%.o,$(wildcard runtime/stele.c runtime/cmd.c runtime/cmd_*.c runtime/guard.c runtime/stats.c runtime/windows.c))
 CONVERT := $(patsubst %.c,$(B)/%.o,$(filter-out convert/stele-%.c,$(wildcard convert/*.c convert/families/*.c)))
+PULL    := $(patsubst %.c,$(B)/%.o,$(wildcard convert/pull/*.c))
 CHECKS  := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/*/check_*.c))
 BENCHES := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/*/bench_*.c))
 # test_neon.py builds for aarch64 by itself: on such a machine all the other tests are about it.
@@ -55,6 +56,7 @@ SCRIPTS := $(filter-out $(if $(SAN)$(filter-out x86_64,$(MACHINE)),tests/end_to_
 # Debian's libonig-dev can be there for one machine only: the other one's library is named by its file.
 RUNTIME_LIBS := -lxxhash -lutf8proc $(if $(CROSS),-l:libonig.so.5,-lonig) -lm
 CONVERT_LIBS := -ljansson
+PULL_LIBS    := -lcurl -lcrypto
 CHECK_LIBS   := -lcheck_pic -lsubunit -lrt
 LIBS_check_oracle := -lopenblas
 
@@ -65,7 +67,7 @@ SURFACE := $(shell sed -n 's/^.define STELE_SURFACE //p' runtime/stele.h)
 SHARED  := libstele.so.$(SURFACE)
 OBJCOPY := $(shell $(CC) -print-prog-name=objcopy)
 
-PROGRAMS := $(B)/stele $(B)/stele-convert $(B)/stele-compare $(B)/stele-sizes
+PROGRAMS := $(B)/stele $(B)/stele-convert $(B)/stele-compare $(B)/stele-sizes $(B)/stele-pull
 
 all: $(PROGRAMS) $(B)/libstele.a $(B)/$(SHARED)
 
@@ -88,6 +90,7 @@ STELE_PARTS   := $(COMMAND) $(B)/image/descriptors.o $(B)/libstele.a
 COMPARE_PARTS := $(patsubst %,$(B)/runtime/%.o,stele-compare cmd guard) $(B)/image/descriptors.o $(B)/libstele.a
 CONVERT_PARTS := $(B)/convert/stele-convert.o $(CONVERT) $(B)/rooms.a
 SIZES_PARTS   := $(B)/convert/stele-sizes.o $(CONVERT) $(B)/rooms.a
+PULL_PARTS    := $(PULL) $(CONVERT) $(B)/rooms.a
 
 $(B)/stele: $(STELE_PARTS)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(RUNTIME_LIBS)
@@ -100,6 +103,9 @@ $(B)/stele-compare: $(COMPARE_PARTS)
 
 $(B)/stele-sizes: $(SIZES_PARTS)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(CONVERT_LIBS) $(RUNTIME_LIBS)
+
+$(B)/stele-pull: $(PULL_PARTS)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(PULL_LIBS) $(CONVERT_LIBS) $(RUNTIME_LIBS)
 
 # A Check suite, or a benchmark of C, may look into every room.
 $(B)/tests/%: $(B)/tests/%.o $(CONVERT) $(B)/rooms.a
@@ -137,14 +143,15 @@ RUN_TESTS = STELE_BUILD=$(abspath $(B)) STELE_SAN='$(SAN)' tests/run $(CHECKS) $
 setup:
 	@scripts/setup
 
-test check-fast: setup
-	-@$(if $(filter %/test_neon.py,$(SCRIPTS)),scripts/setup --cross)
+test check-fast:
+	@scripts/setup --tests
+	-@scripts/setup --tests --cross
 	@$(MAKE) --no-print-directory all $(CHECKS)
 	@$(if $(filter check-fast,$@),STELE_FAST=1) $(RUN_TESTS)
 
 # Images of f32 weights take up to 6 GB, so they lie beside the checkpoints.
 test-real:
-	@scripts/setup python3-pip python3-venv ca-certificates
+	@scripts/setup --tests python3-pip python3-venv ca-certificates
 	@$(MAKE) --no-print-directory all
 	@scripts/real-model build/real $(REAL)
 	@STELE_REAL=1 TMPDIR=$(abspath build/real) STELE_BUILD=$(abspath $(B)) tests/run tests/end_to_end/test_real.py
@@ -162,7 +169,8 @@ demo-real:
 	@$(MAKE) --no-print-directory -s all
 	@STELE_BUILD=$(abspath $(B)) scripts/demo-real
 
-bench: setup
+bench:
+	@scripts/setup python3-numpy
 	@$(MAKE) --no-print-directory -s all $(BENCHES)
 	@STELE_BUILD=$(abspath $(B)) scripts/bench $(BENCH)
 
@@ -197,6 +205,7 @@ portable: all
 	$(CC) $(LDFLAGS_ALL) $(PORTABLE) -o $(B)/portable/stele-convert $(CONVERT_PARTS) $(CONVERT_LIBS) $(RUNTIME_LIBS)
 	$(CC) $(LDFLAGS_ALL) $(PORTABLE) -o $(B)/portable/stele-compare $(COMPARE_PARTS) $(CONVERT_LIBS) $(RUNTIME_LIBS)
 	$(CC) $(LDFLAGS_ALL) $(PORTABLE) -o $(B)/portable/stele-sizes $(SIZES_PARTS) $(CONVERT_LIBS) $(RUNTIME_LIBS)
+	$(CC) $(LDFLAGS_ALL) $(PORTABLE) -o $(B)/portable/stele-pull $(PULL_PARTS) $(PULL_LIBS) $(CONVERT_LIBS) $(RUNTIME_LIBS)
 	scripts/portable $(B)/portable/lib $(PROGRAMS:$(B)/%=$(B)/portable/%)
 
 help:

@@ -259,7 +259,7 @@ static void note(const char *path, const char *key)
 {
     struct stele_error text;
     stele_fail(&text, STELE_OK, "%s: %s is not known to stele and ignored", path, key);
-    fprintf(stderr, "stele convert: %s\n", text.text);
+    fprintf(stderr, "stele: %s\n", text.text);
 }
 
 enum stele_status config_finish(struct config *c)

@@ -95,6 +95,12 @@ static enum stele_status choose_family(struct conversion *v, const struct family
     return stele_fail(v->err, STELE_INPUT, "config.json: architecture %s is not supported; stele knows %s", name, names);
 }
 
+/* How the weights arrive; NULL: they lie in the source directory. */
+static const struct convert_arrival *arriving(const struct conversion *v)
+{
+    return v->options->arrival && v->options->arrival->open ? v->options->arrival : NULL;
+}
+
 /* Config and tensors into a plan. */
 static enum stele_status compile(struct conversion *v)
 {
@@ -104,8 +110,10 @@ static enum stele_status compile(struct conversion *v)
         status = choose_family(v, &family);
     if (status == STELE_OK)
         status = config_check_quantised(&v->config, false);
+    const struct convert_arrival *arrival = arriving(v);
     if (status == STELE_OK)
-        status = checkpoint_open(&v->checkpoint, v->options->source, v->err);
+        status = arrival ? arrival->open(arrival->context, &v->checkpoint, v->err)
+                         : checkpoint_open(&v->checkpoint, v->options->source, v->err);
     if (status != STELE_OK)
         return status;
     v->emitter = (struct emitter){.source = &v->checkpoint, .weights = v->options->weights, .err = v->err};
@@ -137,7 +145,7 @@ static void report_unused(const struct conversion *v)
     if (!unused)
         return;
     stele_fail(&text, STELE_OK, "%zu tensors are not part of the model and left out, the first is %s", unused, first);
-    fprintf(stderr, "stele convert: %s\n", text.text);
+    fprintf(stderr, "stele %s: %s\n", v->options->verb, text.text);
 }
 
 /* The id of the eos_token that tokenizer_config.json names, as text or as an added token; UINT32_MAX where none is. */
@@ -177,36 +185,53 @@ static enum stele_status compile_text(struct conversion *v)
 static enum stele_status write_weights(struct conversion *v)
 {
     uint64_t align = v->emitter.weights_bytes >= ALIGN_FROM_BYTES ? IMAGE_CHUNK : IMAGE_PAGE;
+    const struct convert_arrival *arrival = arriving(v);
+    if (arrival)
+        return arrival->weights(arrival->context, &v->emitter, v->writer, align, v->err);
     enum stele_status status = image_begin_section(v->writer, SECTION_WEIGHTS, align, v->err);
     if (status == STELE_OK)
         status = pack_weights(&v->emitter, v->writer, v->options->threads, v->options->progress, v->options->context);
     return status;
 }
 
+/* Begins the image and writes the sections before the weights. */
+static enum stele_status begin_image(struct conversion *v)
+{
+    const struct convert_arrival *arrival = arriving(v);
+    const struct convert_section sections[] = {
+        {SECTION_PLAN, v->plan, v->plan_length},
+        {SECTION_TENSORS, v->tensors, v->tensors_length},
+        {SECTION_TOKENIZER, v->vocabulary, v->vocabulary_length},
+        {SECTION_TEMPLATES, v->templates, v->templates_length},
+        {SECTION_DEFAULTS, v->defaults, v->defaults_length},
+    };
+    size_t n = sizeof sections / sizeof *sections;
+    uint64_t expected = v->emitter.weights_bytes;
+    for (size_t i = 0; i < n; i++)
+        expected += sections[i].length;
+    enum stele_status status =
+        arrival ? arrival->begin(arrival->context, &v->writer, sections, n, v->emitter.weights_bytes, v->err)
+                : image_begin(&v->writer, v->options->target, v->options->replace, expected, v->err);
+    for (size_t i = 0; status == STELE_OK && i < n; i++)
+        if (sections[i].bytes)
+            status = image_write_section(v->writer, sections[i].kind, sections[i].bytes, sections[i].length, v->err);
+    return status;
+}
+
 static enum stele_status write_image(struct conversion *v)
 {
-    uint64_t expected = v->emitter.weights_bytes + v->vocabulary_length + v->templates_length + v->plan_length +
-                        v->tensors_length;
-    enum stele_status status = image_begin(&v->writer, v->options->target, v->options->replace, expected, v->err);
-    if (status == STELE_OK)
-        status = image_write_section(v->writer, SECTION_PLAN, v->plan, v->plan_length, v->err);
-    if (status == STELE_OK)
-        status = image_write_section(v->writer, SECTION_TENSORS, v->tensors, v->tensors_length, v->err);
-    if (status == STELE_OK && v->vocabulary)
-        status = image_write_section(v->writer, SECTION_TOKENIZER, v->vocabulary, v->vocabulary_length, v->err);
-    if (status == STELE_OK && v->templates)
-        status = image_write_section(v->writer, SECTION_TEMPLATES, v->templates, v->templates_length, v->err);
-    if (status == STELE_OK)
-        status = image_write_section(v->writer, SECTION_DEFAULTS, v->defaults, v->defaults_length, v->err);
+    const struct convert_arrival *arrival = v->options->arrival;
+    enum stele_status status = begin_image(v);
     if (status == STELE_OK)
         status = write_weights(v);
     if (status == STELE_OK)
         status = image_write_digests(v->writer, v->err);
     if (status == STELE_OK)
-        status = provenance_build(&v->provenance, v->options, &v->checkpoint, v->err);
+        status = arrival ? arrival->provenance(arrival->context, &v->provenance, v->options, &v->checkpoint, v->err)
+                         : provenance_build(&v->provenance, v->options, &v->checkpoint, v->err);
     if (status == STELE_OK)
         status = image_write_section(v->writer, SECTION_PROVENANCE, v->provenance, strlen(v->provenance), v->err);
-    if (status == STELE_OK)
+    if (status == STELE_OK && !arriving(v))
         status = checkpoint_unchanged(&v->checkpoint, v->err);
     if (status != STELE_OK)
         return status;

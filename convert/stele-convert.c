@@ -142,7 +142,8 @@ int main(int argc, char **argv)
     const char *ignored[IGNORED_MAX] = {NULL};
     struct stele_error err = {0};
     struct progress progress = {.terminal = isatty(STDERR_FILENO)};
-    struct convert_options options = {.weights = -1,
+    struct convert_options options = {.verb = "convert",
+                                      .weights = -1,
                                       .threads = cpus_threads(THREADS_MAX),
                                       .ignored_keys = ignored,
                                       .progress = show_progress,

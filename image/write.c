@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <libgen.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +19,7 @@
 struct image_writer {
     char *path;      /* the target, links followed */
     char *temporary; /* name of the file being written; NULL while it has none */
-    bool replace;
+    bool replace, keep; /* keep: the temporary was named by the caller and outlives this process */
     int fd;
     uint64_t at;     /* bytes written so far */
     struct image_header header;
@@ -27,6 +28,7 @@ struct image_writer {
     uint64_t chunk_bytes;
     struct image_digest *digests; /* of the full chunks of the section begun last */
     size_t digest_count, digest_room;
+    atomic_uint *missing;         /* of a placed section: bytes of each chunk that are not there yet */
     struct image_digest *weights; /* those of the weights, once these are complete */
     size_t weight_chunks;
 };
@@ -73,7 +75,8 @@ static enum stele_status open_temporary(struct image_writer *w, struct stele_err
     return w->fd >= 0 ? STELE_OK : failed(w, err);
 }
 
-static enum stele_status open_target(struct image_writer *w, const char *path, bool replace, struct stele_error *err)
+/* The target must not be there, or may be replaced and is a regular file. */
+static enum stele_status check_target(struct image_writer *w, const char *path, bool replace, struct stele_error *err)
 {
     struct stat st;
     bool exists = !stat(path, &st);
@@ -89,16 +92,15 @@ static enum stele_status open_target(struct image_writer *w, const char *path, b
     }
     if (exists && !replace)
         return stele_fail(err, STELE_USAGE, "%s: exists; -f replaces it", path);
-    return open_temporary(w, err);
+    return STELE_OK;
 }
 
-enum stele_status image_begin(struct image_writer **out, const char *path, bool replace, uint64_t expected_bytes,
-                              struct stele_error *err)
+static enum stele_status writer_new(struct image_writer **out, const char *path, bool replace, struct stele_error *err)
 {
-    *out = NULL;
-    struct image_writer *w = calloc(1, sizeof *w);
+    struct image_writer *w = *out = calloc(1, sizeof *w);
     if (!w || !(w->chunk = XXH3_createState())) {
         free(w);
+        *out = NULL;
         return stele_fail(err, STELE_SYSTEM, "%s: no memory to write it", path);
     }
     w->fd = -1;
@@ -107,16 +109,57 @@ enum stele_status image_begin(struct image_writer **out, const char *path, bool 
     memcpy(w->header.magic, IMAGE_MAGIC, sizeof w->header.magic);
     w->header.version = IMAGE_VERSION;
     w->header.numerics = NUMERICS_VERSION;
-    enum stele_status status = open_target(w, path, replace, err);
-    if (status == STELE_OK && expected_bytes && fallocate(w->fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)expected_bytes) &&
-        errno != EOPNOTSUPP)
-        status = stele_fail(err, STELE_SYSTEM, "%s: cannot reserve the %" PRIu64 " bytes of the image: %s", path,
-                            expected_bytes, strerror(errno));
-    if (status == STELE_OK)
-        *out = w;
-    else
-        image_abandon(w);
+    return check_target(w, path, replace, err);
+}
+
+/* Hands the writer to the caller, or gives it up. */
+static enum stele_status begun(struct image_writer **out, enum stele_status status)
+{
+    if (status != STELE_OK) {
+        image_abandon(*out);
+        *out = NULL;
+    }
     return status;
+}
+
+enum stele_status image_begin(struct image_writer **out, const char *path, bool replace, uint64_t expected_bytes,
+                              struct stele_error *err)
+{
+    enum stele_status status = writer_new(out, path, replace, err);
+    if (status == STELE_OK)
+        status = open_temporary(*out, err);
+    if (status == STELE_OK && expected_bytes)
+        status = image_reserve(*out, expected_bytes, err);
+    return begun(out, status);
+}
+
+enum stele_status image_resume(struct image_writer **out, const char *path, bool replace, const char *partial,
+                               struct stele_error *err)
+{
+    enum stele_status status = writer_new(out, path, replace, err);
+    struct image_writer *w = *out;
+    if (status == STELE_OK && !(w->temporary = strdup(partial)))
+        status = stele_fail(err, STELE_SYSTEM, "%s: no memory to write it", path);
+    if (status == STELE_OK) {
+        w->keep = true;
+        w->fd = open(partial, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
+        if (w->fd < 0)
+            status = stele_fail(err, STELE_SYSTEM, "%s: cannot write it: %s", partial, strerror(errno));
+    }
+    return begun(out, status);
+}
+
+enum stele_status image_reserve(struct image_writer *w, uint64_t bytes, struct stele_error *err)
+{
+    if (!fallocate(w->fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)bytes) || errno == EOPNOTSUPP)
+        return STELE_OK;
+    return stele_fail(err, STELE_SYSTEM, "%s: cannot reserve the %" PRIu64 " bytes of the image: %s", w->path, bytes,
+                      strerror(errno));
+}
+
+int image_descriptor(const struct image_writer *w)
+{
+    return w->fd;
 }
 
 static enum stele_status end_chunk(struct image_writer *w, struct stele_error *err)
@@ -143,6 +186,10 @@ static enum stele_status end_section(struct image_writer *w, struct stele_error 
     if (!w->header.sections)
         return STELE_OK;
     struct image_section *s = &w->sections[w->header.sections - 1];
+    for (size_t i = 0; w->missing && i < w->digest_count; i++)
+        assert(!w->missing[i]);
+    free(w->missing);
+    w->missing = NULL;
     if (w->chunk_bytes) {
         enum stele_status status = end_chunk(w, err);
         if (status != STELE_OK)
@@ -174,6 +221,64 @@ enum stele_status image_begin_section(struct image_writer *w, enum section_kind 
     XXH3_128bits_reset(w->chunk);
     w->chunk_bytes = 0;
     return STELE_OK;
+}
+
+enum stele_status image_begin_placed(struct image_writer *w, enum section_kind kind, uint64_t align, uint64_t length,
+                                     struct stele_error *err)
+{
+    enum stele_status status = image_begin_section(w, kind, align, err);
+    if (status != STELE_OK)
+        return status;
+    w->digest_count = (size_t)((length + IMAGE_CHUNK - 1) / IMAGE_CHUNK);
+    struct image_digest *digests = realloc(w->digests, (w->digest_count + 1) * sizeof *digests);
+    w->digests = digests ? digests : w->digests;
+    w->digest_room = digests ? w->digest_count + 1 : w->digest_room;
+    w->missing = calloc(w->digest_count + 1, sizeof *w->missing);
+    if (!digests || !w->missing)
+        return stele_fail(err, STELE_SYSTEM, "%s: no memory for %zu digests", w->path, w->digest_count);
+    for (size_t i = 0; i < w->digest_count; i++)
+        w->missing[i] = (unsigned)(length - i * IMAGE_CHUNK < IMAGE_CHUNK ? length - i * IMAGE_CHUNK : IMAGE_CHUNK);
+    w->at += length;
+    return STELE_OK;
+}
+
+/* The digest of a chunk of a placed section, all of whose bytes are in the file. */
+static enum stele_status digest_placed(struct image_writer *w, size_t chunk, struct stele_error *err)
+{
+    const struct image_section *s = &w->sections[w->header.sections - 1];
+    uint64_t at = s->offset + chunk * IMAGE_CHUNK, length = w->at - at < IMAGE_CHUNK ? w->at - at : IMAGE_CHUNK, n = 0;
+    uint8_t *bytes = calloc(1, length); /* what lies beyond the end of the file is a hole that will be there */
+    if (!bytes)
+        return stele_fail(err, STELE_SYSTEM, "%s: no memory for a chunk", w->path);
+    for (ssize_t got = 1; got && n < length; n += got > 0 ? (uint64_t)got : 0) {
+        got = pread(w->fd, bytes + n, length - n, (off_t)(at + n));
+        if (got < 0 && errno != EINTR) {
+            free(bytes);
+            return stele_fail(err, STELE_SYSTEM, "%s: cannot read it back: %s", w->path, strerror(errno));
+        }
+    }
+    w->digests[chunk] = digest_chunk(bytes, length);
+    free(bytes);
+    return STELE_OK;
+}
+
+enum stele_status image_place(struct image_writer *w, const void *bytes, uint64_t length, uint64_t offset,
+                              struct stele_error *err)
+{
+    const struct image_section *s = &w->sections[w->header.sections - 1];
+    assert(w->missing && length <= w->at - s->offset && offset <= w->at - s->offset - length);
+    enum stele_status status = bytes ? write_at(w, bytes, length, s->offset + offset, err) : STELE_OK;
+    while (status == STELE_OK && length) {
+        uint64_t room = IMAGE_CHUNK - offset % IMAGE_CHUNK, n = length < room ? length : room;
+        size_t chunk = (size_t)(offset / IMAGE_CHUNK);
+        unsigned before = atomic_fetch_sub(&w->missing[chunk], (unsigned)n);
+        assert(before >= n);
+        if (before == n)
+            status = digest_placed(w, chunk, err);
+        offset += n;
+        length -= n;
+    }
+    return status;
 }
 
 enum stele_status image_append(struct image_writer *w, const void *bytes, uint64_t length, struct stele_error *err)
@@ -285,13 +390,14 @@ void image_abandon(struct image_writer *w)
 {
     if (!w)
         return;
-    if (w->temporary)
+    if (w->temporary && !w->keep)
         unlink(w->temporary);
     if (w->fd >= 0)
         close(w->fd);
     XXH3_freeState(w->chunk);
     free(w->temporary);
     free(w->digests);
+    free(w->missing);
     free(w->weights);
     free(w->path);
     free(w);

@@ -17,6 +17,17 @@ struct image_writer;
 enum stele_status image_begin(struct image_writer **out, const char *path, bool replace, uint64_t expected_bytes,
                               struct stele_error *err);
 
+/* The same, but the file being written has the name `partial` and stays there when the writer gives up, so that a later
+ * process goes on with it. It is opened as it is, or made; nothing is reserved or cut off. */
+enum stele_status image_resume(struct image_writer **out, const char *path, bool replace, const char *partial,
+                               struct stele_error *err);
+
+/* Reserves the first `bytes` of the file on the disk. */
+enum stele_status image_reserve(struct image_writer *w, uint64_t bytes, struct stele_error *err);
+
+/* The file being written. Its first two pages are free until image_finish. */
+int image_descriptor(const struct image_writer *w);
+
 /* Begins the next section, at a multiple of `align` (a power of two, at least 64). */
 enum stele_status image_begin_section(struct image_writer *w, enum section_kind kind, uint64_t align,
                                       struct stele_error *err);
@@ -27,6 +38,15 @@ enum stele_status image_append(struct image_writer *w, const void *bytes, uint64
 /* A whole section at once. */
 enum stele_status image_write_section(struct image_writer *w, enum section_kind kind, const void *bytes, uint64_t length,
                                       struct stele_error *err);
+
+/* Begins a section of `length` bytes that come in any order, by image_place. */
+enum stele_status image_begin_placed(struct image_writer *w, enum section_kind kind, uint64_t align, uint64_t length,
+                                     struct stele_error *err);
+
+/* Writes bytes of that section, `offset` bytes behind its begin; NULL: they are there already, or are zeros of a hole. Each
+ * byte is placed once; a chunk that is complete is read back for its digest. Any number of threads. */
+enum stele_status image_place(struct image_writer *w, const void *bytes, uint64_t length, uint64_t offset,
+                              struct stele_error *err);
 
 /* The digests of the weights' chunks as a section. Call it behind the weights. */
 enum stele_status image_write_digests(struct image_writer *w, struct stele_error *err);

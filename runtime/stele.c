@@ -34,6 +34,7 @@ static const struct {
     const char *name, *synopsis;
 } programs[] = {
     {"convert", "SRC -o IMAGE [--weights f32|bf16|f16|q8|q4] [-f] [--threads N] [--ignore-key NAME]..."},
+    {"pull", "REF -o IMAGE [--weights f32|bf16|f16|q8|q4] [-f] [--connections N] [--memory SIZE] [--stats]"},
     {"compare", "IMAGE DIR|FILE [--bound X]"},
     {"sizes", "CONFIG|IMAGE|DIR [--context N] [--parallel N] [--weights TYPE]"},
 };

@@ -1,0 +1,470 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The begun image lies in a folder of its own, TARGET.part (in the store: partial/NAME.part), with the checkpoint's small
+ * files beside it. Who works on it holds a lock on the folder; it is removed when the image is complete, and stays where
+ * there is something to go on with. */
+#include "pull.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "convert.h"
+#include "image.h"
+#include "provenance.h"
+#include "source.h"
+
+enum {
+    SMALL_BYTES_MAX = 256 << 20,   /* of a file of JSON */
+    HEADER_FIRST = 256 << 10,      /* of a shard, asked for at once */
+    HEADER_BYTES_MAX = 100 << 20,  /* as safetensors.c has it */
+    RESTARTS = 3,                  /* because the source changed under us */
+};
+
+static const char *const small_files[] = {"config.json",          "generation_config.json", "tokenizer.json",
+                                          "tokenizer_config.json", "chat_template.jinja",   "model.safetensors.index.json"};
+enum { SMALL_FILES = sizeof small_files / sizeof *small_files };
+
+struct puller {
+    const struct pull_options *options;
+    struct pull_result *result;
+    struct stele_error *err;
+    struct http *http;
+    struct source source;
+    char *target, *folder, *image; /* image: of the begun one */
+    int lock;                      /* on the folder; -1: not held */
+    struct remote *remotes;        /* of the shards */
+    struct fetch *headers;
+    size_t remote_count;
+    struct journal journal;
+    bool begun;
+};
+
+/* ---- the folder ---- */
+
+static char *in_folder(const struct puller *p, const char *name)
+{
+    char *path;
+    return asprintf(&path, "%s/%s", p->folder, name) < 0 ? NULL : path;
+}
+
+/* Whether the descriptor is still what the path names: who had the lock before may have removed it. */
+static bool still_there(int fd, const char *path)
+{
+    struct stat a, b;
+    return !fstat(fd, &a) && !stat(path, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+}
+
+static enum stele_status lock_folder(struct puller *p)
+{
+    bool waited = false;
+    for (;;) {
+        if (mkdir(p->folder, 0777) && errno != EEXIST)
+            return stele_fail(p->err, STELE_SYSTEM, "%s: cannot make it: %s", p->folder, strerror(errno));
+        p->lock = open(p->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+        if (p->lock < 0 && errno == ENOENT)
+            continue;
+        if (p->lock < 0)
+            return stele_fail(p->err, STELE_SYSTEM, "%s: %s", p->folder, strerror(errno));
+        if (flock(p->lock, LOCK_EX | LOCK_NB)) {
+            if (errno == EWOULDBLOCK && !waited)
+                fprintf(stderr, "stele pull: another pull writes this image; waiting for it\n");
+            waited = true;
+            while (flock(p->lock, LOCK_EX) && errno == EINTR)
+                ;
+        }
+        if (still_there(p->lock, p->folder))
+            return STELE_OK;
+        close(p->lock);
+        p->lock = -1;
+    }
+}
+
+static void remove_from_folder(const struct puller *p, const char *name)
+{
+    char *path = in_folder(p, name);
+    if (path)
+        unlink(path);
+    free(path);
+}
+
+/* Gives the folder back; what a later pull can go on with stays. */
+static void leave_folder(struct puller *p, bool keep)
+{
+    if (p->lock < 0)
+        return;
+    for (size_t i = 0; !keep && i < SMALL_FILES; i++)
+        remove_from_folder(p, small_files[i]);
+    if (!keep) {
+        remove_from_folder(p, "image");
+        rmdir(p->folder);
+    }
+    close(p->lock);
+    p->lock = -1;
+}
+
+static enum stele_status write_small(struct puller *p, const char *name, const uint8_t *bytes, size_t length)
+{
+    char *path = in_folder(p, name);
+    int fd = path ? open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666) : -1;
+    bool done = fd >= 0;
+    for (size_t at = 0; done && at < length;) {
+        ssize_t n = write(fd, bytes + at, length - at);
+        done = n > 0 || errno == EINTR;
+        at += n > 0 ? (size_t)n : 0;
+    }
+    if (fd >= 0 && close(fd))
+        done = false;
+    enum stele_status status =
+        done ? STELE_OK : stele_fail(p->err, STELE_SYSTEM, "%s: cannot write it: %s", path ? path : name, strerror(errno));
+    free(path);
+    return status;
+}
+
+/* ---- the checkpoint's small files ---- */
+
+static enum stele_status fetch_small(struct puller *p)
+{
+    struct remote remotes[SMALL_FILES] = {{0}};
+    struct fetch fetches[SMALL_FILES] = {{0}};
+    const char *names[SMALL_FILES];
+    size_t n = 0;
+    enum stele_status status = STELE_OK;
+    for (size_t i = 0; i < SMALL_FILES; i++) {
+        remove_from_folder(p, small_files[i]);
+        if (!source_file(&p->source, small_files[i], &remotes[n]))
+            continue;
+        names[n] = small_files[i];
+        fetches[n] = (struct fetch){.remote = &remotes[n], .most = HTTP_REST, .optional = i > 0};
+        n++;
+    }
+    if (!n || strcmp(names[0], "config.json"))
+        status = stele_fail(p->err, STELE_INPUT, "%s: there is no config.json; a checkpoint in Hugging Face layout is needed",
+                            p->source.name);
+    if (status == STELE_OK)
+        status = http_fetch(p->http, fetches, n, SMALL_BYTES_MAX, p->err);
+    for (size_t i = 0; i < n; i++) {
+        if (status == STELE_OK && fetches[i].bytes)
+            status = write_small(p, names[i], fetches[i].bytes, fetches[i].length);
+        free(fetches[i].bytes);
+        remote_free(&remotes[i]);
+    }
+    return status;
+}
+
+/* ---- the shards' headers ---- */
+
+/* What a header says of its own length; what is no header is left to safetensors.c. */
+static uint64_t header_length(const struct fetch *f)
+{
+    uint64_t length = 0;
+    if (f->length >= 8)
+        memcpy(&length, f->bytes, 8);
+    return length > HEADER_BYTES_MAX ? 0 : 8 + length;
+}
+
+/* The rest of the headers that did not come whole. */
+static enum stele_status fetch_rest(struct puller *p)
+{
+    struct fetch *rest = calloc(p->remote_count, sizeof *rest);
+    size_t n = 0;
+    enum stele_status status = rest ? STELE_OK : stele_fail(p->err, STELE_SYSTEM, "no memory for the headers");
+    for (size_t i = 0; status == STELE_OK && i < p->remote_count; i++)
+        if (header_length(&p->headers[i]) > p->headers[i].length && p->headers[i].length < p->remotes[i].length)
+            rest[n++] = (struct fetch){.remote = &p->remotes[i], .from = p->headers[i].length,
+                                       .most = header_length(&p->headers[i]) - p->headers[i].length};
+    if (status == STELE_OK)
+        status = http_fetch(p->http, rest, n, HEADER_BYTES_MAX, p->err);
+    for (size_t i = 0; status == STELE_OK && i < n; i++) {
+        struct fetch *f = &p->headers[rest[i].remote - p->remotes];
+        uint8_t *whole = realloc(f->bytes, f->length + rest[i].length + 1);
+        if (whole) {
+            memcpy(whole + f->length, rest[i].bytes, rest[i].length);
+            f->bytes = whole;
+            f->length += rest[i].length;
+        } else
+            status = stele_fail(p->err, STELE_SYSTEM, "no memory for the headers");
+        free(rest[i].bytes);
+    }
+    free(rest);
+    return status;
+}
+
+static enum stele_status fetch_headers(void *context, struct source_file *files, size_t count, struct stele_error *err)
+{
+    struct puller *p = context;
+    p->remotes = calloc(count, sizeof *p->remotes);
+    p->headers = calloc(count, sizeof *p->headers);
+    if (!p->remotes || !p->headers)
+        return stele_fail(err, STELE_SYSTEM, "no memory for %zu files", count);
+    for (; p->remote_count < count; p->remote_count++) {
+        if (!source_file(&p->source, files[p->remote_count].name, &p->remotes[p->remote_count]))
+            return stele_fail(err, STELE_INPUT, "%s: %s is not there", p->source.name, files[p->remote_count].name);
+        p->headers[p->remote_count] = (struct fetch){.remote = &p->remotes[p->remote_count], .most = HEADER_FIRST};
+    }
+    enum stele_status status = http_fetch(p->http, p->headers, count, HEADER_BYTES_MAX + 8, err);
+    if (status == STELE_OK)
+        status = fetch_rest(p);
+    for (size_t i = 0; status == STELE_OK && i < count; i++) {
+        files[i].header = p->headers[i].bytes;
+        files[i].header_length = p->headers[i].length;
+        files[i].length = p->remotes[i].length;
+        if (files[i].length == UINT64_MAX)
+            status = stele_fail(err, STELE_UNREACHABLE, "%s: its server does not say how long it is", files[i].name);
+    }
+    return status;
+}
+
+/* Whether the source has a file of that name: it lists it, or it answers. */
+static enum stele_status has_file(struct puller *p, const char *name, bool *has)
+{
+    struct remote remote;
+    struct fetch fetch = {.remote = &remote, .most = 8, .optional = true};
+    *has = source_file(&p->source, name, &remote);
+    if (!*has || p->source.lists)
+        return remote_free(&remote), STELE_OK;
+    enum stele_status status = http_fetch(p->http, &fetch, 1, SMALL_BYTES_MAX, p->err);
+    *has = fetch.bytes != NULL;
+    free(fetch.bytes);
+    remote_free(&remote);
+    return status;
+}
+
+static enum stele_status open_checkpoint(void *context, struct checkpoint *out, struct stele_error *err)
+{
+    struct puller *p = context;
+    const char *single = p->source.single;
+    bool whole = false;
+    enum stele_status status = single ? STELE_OK : has_file(p, "model.safetensors", &whole);
+    if (status == STELE_OK)
+        status = checkpoint_open_headers(out, p->folder, whole ? "model.safetensors" : single, fetch_headers, p, err);
+    if (status != STELE_OK)
+        return status;
+    for (size_t i = 0; i < out->tensor_count; i++) /* places in one file become places in the stream */
+        for (size_t f = 0; f < out->tensors[i].shard; f++)
+            out->tensors[i].at += p->remotes[f].length;
+    return STELE_OK;
+}
+
+/* ---- the image ---- */
+
+static void hash_text(XXH3_state_t *state, const char *text)
+{
+    XXH3_128bits_update(state, text, strlen(text) + 1);
+}
+
+/* A digest of all that decides the image's bytes. */
+static bool digest_source(struct image_digest *out, const struct puller *p, const struct convert_section *sections, size_t count)
+{
+    XXH3_state_t *state = XXH3_createState();
+    XXH128_canonical_t bytes;
+    if (!state)
+        return false;
+    XXH3_128bits_reset(state);
+    hash_text(state, STELE_VERSION);
+    XXH3_128bits_update(state, &p->options->weights, sizeof p->options->weights);
+    for (size_t i = 0; i < count; i++) {
+        XXH3_128bits_update(state, &sections[i].length, sizeof sections[i].length);
+        if (sections[i].bytes)
+            XXH3_128bits_update(state, sections[i].bytes, sections[i].length);
+    }
+    for (size_t i = 0; i < p->remote_count; i++) {
+        hash_text(state, p->remotes[i].name);
+        hash_text(state, p->remotes[i].sha256[0] ? p->remotes[i].sha256 : p->remotes[i].tag);
+        XXH3_128bits_update(state, &p->remotes[i].length, sizeof p->remotes[i].length);
+    }
+    XXH128_canonicalFromHash(&bytes, XXH3_128bits_digest(state));
+    memcpy(out->bytes, bytes.digest, sizeof bytes.digest);
+    XXH3_freeState(state);
+    return true;
+}
+
+static enum stele_status begin_image(void *context, struct image_writer **out, const struct convert_section *sections,
+                                     size_t count, uint64_t weights_bytes, struct stele_error *err)
+{
+    struct puller *p = context;
+    struct image_digest source;
+    bool other;
+    if (!digest_source(&source, p, sections, count))
+        return stele_fail(err, STELE_SYSTEM, "no memory for a digest");
+    enum stele_status status = image_resume(out, p->target, p->options->replace, p->image, err);
+    if (status != STELE_OK)
+        return status;
+    int fd = image_descriptor(*out);
+    if (journal_read(&p->journal, fd, &source, &other) && p->journal.at) {
+        fprintf(stderr, "stele pull: going on with what an earlier pull has fetched\n");
+        p->begun = true;
+        return STELE_OK;
+    }
+    if (other)
+        fprintf(stderr, "stele pull: the source, or what is asked for, is another than an earlier pull began with; "
+                        "starting over\n");
+    journal_begin(&p->journal, &source);
+    if (ftruncate(fd, 0))
+        status = stele_fail(err, STELE_SYSTEM, "%s: cannot write it: %s", p->image, strerror(errno));
+    for (size_t i = 0; i < count; i++)
+        weights_bytes += sections[i].length;
+    if (status == STELE_OK)
+        status = image_reserve(*out, weights_bytes, err);
+    p->begun = true;
+    return status;
+}
+
+static enum stele_status stream_into(void *context, struct emitter *emitter, struct image_writer *writer, uint64_t align,
+                                     struct stele_error *err)
+{
+    struct puller *p = context;
+    const struct stream_options options = {
+        .http = p->http,
+        .files = p->remotes,
+        .file_count = p->remote_count,
+        .threads = p->options->threads,
+        .memory = p->options->memory,
+        .chunk = p->options->chunk,
+        .connections = p->options->connections,
+        .progress = p->options->progress,
+        .context = p->options->context,
+    };
+    return stream_weights(&options, emitter, writer, align, &p->journal, &p->result->stream, err);
+}
+
+/* The provenance: the shards by the digest, or the tag, that their source states. */
+static enum stele_status say_where_from(void *context, char **out, const struct convert_options *options,
+                                        const struct checkpoint *checkpoint, struct stele_error *err)
+{
+    struct puller *p = context;
+    json_t *origin = json_pack("{s:s, s:s*}", "reference", p->source.name, "revision", p->source.revision);
+    json_t *files = provenance_small_files(options->source);
+    bool done = origin && files;
+    for (size_t i = 0; done && i < checkpoint->file_count; i++) {
+        const struct remote *r = i < p->remote_count ? &p->remotes[i] : NULL;
+        json_t *file = json_pack("{s:s, s:I}", "name", checkpoint->files[i].name, "bytes",
+                                 (json_int_t)checkpoint->files[i].length);
+        done = file && !json_array_append_new(files, file);
+        if (done && r && r->sha256[0])
+            done = !json_object_set_new(file, "sha256", json_string(r->sha256));
+        else if (done && r && r->tag[0])
+            done = !json_object_set_new(file, "tag", json_string(r->tag));
+    }
+    enum stele_status status = provenance_text(out, options, done ? files : NULL, origin, err);
+    json_decref(files);
+    json_decref(origin);
+    return status;
+}
+
+/* ---- the whole ---- */
+
+static enum stele_status compile(struct puller *p)
+{
+    struct convert_arrival arrival = {.provenance = say_where_from, .context = p};
+    struct convert_options options = {
+        .verb = "pull",
+        .source = p->folder,
+        .target = p->target,
+        .weights = p->options->weights,
+        .replace = p->options->replace,
+        .threads = p->options->threads,
+        .ignored_keys = p->options->ignored_keys,
+        .arrival = &arrival,
+    };
+    arrival.open = open_checkpoint;
+    arrival.begin = begin_image;
+    arrival.weights = stream_into;
+    enum stele_status status = fetch_small(p);
+    return status == STELE_OK ? convert_checkpoint(&options, p->err) : status;
+}
+
+static void forget_shards(struct puller *p)
+{
+    for (size_t i = 0; i < p->remote_count; i++) {
+        remote_free(&p->remotes[i]);
+        free(p->headers[i].bytes);
+    }
+    free(p->remotes);
+    free(p->headers);
+    p->remotes = NULL;
+    p->headers = NULL;
+    p->remote_count = 0;
+}
+
+static bool source_changed(const struct puller *p)
+{
+    for (size_t i = 0; i < p->remote_count; i++)
+        if (p->remotes[i].changed)
+            return true;
+    return false;
+}
+
+/* Compiles, again if the source changes meanwhile. */
+static enum stele_status compile_steadily(struct puller *p)
+{
+    enum stele_status status = compile(p);
+    for (int i = 0; i < RESTARTS && status != STELE_OK && source_changed(p); i++) {
+        fprintf(stderr, "stele pull: %s; starting over\n", p->err->text);
+        forget_shards(p);
+        status = compile(p);
+    }
+    return status;
+}
+
+static enum stele_status choose_paths(struct puller *p)
+{
+    struct stat st;
+    if (!p->options->replace && !lstat(p->options->target, &st))
+        return stele_fail(p->err, STELE_USAGE, "%s: exists; -f replaces it", p->options->target);
+    p->target = strdup(p->options->target);
+    if (asprintf(&p->folder, "%s.part", p->options->target) < 0)
+        p->folder = NULL;
+    p->image = p->folder ? in_folder(p, "image") : NULL;
+    return p->target && p->image ? STELE_OK : stele_fail(p->err, STELE_SYSTEM, "no memory");
+}
+
+static enum stele_status pull_into(struct puller *p)
+{
+    enum stele_status status = lock_folder(p);
+    if (status != STELE_OK)
+        return status;
+    status = compile_steadily(p);
+    bool keep = status != STELE_OK && status != STELE_DAMAGED && status != STELE_INPUT && p->begun && p->journal.at;
+    leave_folder(p, keep);
+    if (keep) {
+        struct stele_error text = *p->err;
+        stele_fail(p->err, text.status, "%.900s; what came is kept, the same command goes on with it", text.text);
+    }
+    return status;
+}
+
+enum stele_status pull(const struct pull_options *options, struct pull_result *result, struct stele_error *err)
+{
+    struct puller p = {.options = options, .result = result, .err = err, .lock = -1};
+    struct http_options http = {.connections = options->connections,
+                                .timeout_s = options->timeout_s,
+                                .authorities = source_authorities(options->reference)};
+    *result = (struct pull_result){0};
+    enum stele_status status = choose_paths(&p);
+    if (status == STELE_OK)
+        status = http_open(&p.http, &http, err);
+    if (status == STELE_OK)
+        status = source_open(&p.source, options->reference, p.http, err);
+    if (status == STELE_OK)
+        status = pull_into(&p);
+    if (status == STELE_OK) {
+        result->path = p.target;
+        p.target = NULL;
+    }
+    if (p.http)
+        result->retries = http_retries(p.http);
+    forget_shards(&p);
+    source_close(&p.source);
+    http_close(p.http);
+    free(p.target);
+    free(p.folder);
+    free(p.image);
+    return status;
+}

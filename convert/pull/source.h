@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A reference to a model somewhere else, and what it stands for: files at URLs, how to ask for them, and what their source
+ * states about them.
+ *
+ *     hf:ORG/NAME[@REVISION]   a hub (hub.c)
+ *     s3://BUCKET/PREFIX       an object store (s3.c)
+ *     https://HOST/...         a folder, a single .safetensors with its config.json beside it, or an image */
+#ifndef CONVERT_PULL_SOURCE_H
+#define CONVERT_PULL_SOURCE_H
+
+#include "http.h"
+
+struct listed {
+    char *name;
+    uint64_t length;
+    char sha256[65]; /* empty: none is stated */
+};
+
+struct source {
+    char *name;      /* the reference without secrets, for sentences, provenance and the store */
+    char *revision;  /* of a hub: the commit that it stood for when it was asked; else NULL */
+    char *base;      /* URL of the folder, with a slash at its end */
+    char *query;     /* behind each URL; NULL: nothing */
+    char *single;    /* name of the only file of weights; NULL: as a checkpoint has them */
+    char *snapshot;  /* a local folder that holds the checkpoint; NULL: none */
+    const char *authorities;
+    struct http_login login;
+    struct listed *files; /* all there are, where the source lists them */
+    size_t file_count;
+    bool lists;
+};
+
+/* Whether a word is a reference, rather than the path of a file. */
+bool source_is_reference(const char *word);
+
+/* The name that a reference has in sentences, provenance and the store, malloc'ed: without user, password and query. NULL:
+ * no memory. */
+char *source_name(const char *reference);
+
+/* Asks what a reference stands for. `http` may be NULL where nothing may be asked (offline): then only what the hub's local
+ * cache has is found. */
+enum stele_status source_open(struct source *out, const char *reference, struct http *http, struct stele_error *err);
+void source_close(struct source *source);
+
+/* Certificates that a reference's kind is to be trusted by, from the environment; NULL: the system's. */
+const char *source_authorities(const char *reference);
+
+/* The file of that name; remote_free gives it back. False: the source lists its files and not this one (or no memory). */
+bool source_file(const struct source *source, const char *name, struct remote *out);
+
+/* Each kind's part of source_open. */
+enum stele_status hub_open(struct source *out, const char *reference, struct http *http, struct stele_error *err);
+enum stele_status s3_open(struct source *out, const char *reference, struct http *http, struct stele_error *err);
+
+/* HF_HUB_OFFLINE. */
+bool hub_offline(void);
+
+/* A part of a URL's path, escaped but for slashes. malloc'ed. */
+char *source_escape(const char *text);
+
+#endif

@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* `stele pull`: options, progress, exit code. */
+#include <errno.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "descriptors.h"
+#include "format.h"
+#include "pull.h"
+#include "source.h"
+
+enum { OPTION_WEIGHTS = 256, OPTION_CONNECTIONS, OPTION_CHUNK, OPTION_MEMORY, OPTION_TIMEOUT, OPTION_THREADS, OPTION_IGNORE,
+       OPTION_STATS, IGNORED_MAX = 64 };
+
+static const char usage[] =
+    "usage: stele pull REF -o IMAGE [options]\n"
+    "\n"
+    "Compiles a checkpoint into a memory image while it arrives: no copy of the checkpoint touches the disk, and the image is\n"
+    "the one that `stele convert` makes of the same files. REF is\n"
+    "  hf:ORG/NAME[@REVISION]    a model of a hub: HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_OFFLINE mean what they mean to\n"
+    "                            the hub's own client, and a snapshot in its local cache is used\n"
+    "  s3://BUCKET/PREFIX        an object store: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION,\n"
+    "                            AWS_ENDPOINT_URL, or AWS_PROFILE in ~/.aws/credentials and ~/.aws/config\n"
+    "  https://HOST/FOLDER       a folder with config.json beside its model.safetensors or its shards, or one .safetensors\n"
+    "\n"
+    "A pull that was cut off, by whatever, goes on where it was when it is called again. What came until then lies in\n"
+    "IMAGE.part. Digests that the source states are computed on the way and must match.\n"
+    "\n"
+    "options:\n"
+    "  -o IMAGE                the file to write\n"
+    "  --weights TYPE          f32, bf16, f16, q8 or q4 (default: the source's type); q4 keeps embedding and head in q8\n"
+    "  -f                      replace IMAGE if it exists\n"
+    "  --connections N         requests at a time, 1 to 250 (default 16)\n"
+    "  --chunk SIZE            bytes of a request (default 8M)\n"
+    "  --memory SIZE           bytes on their way at most (default 256M)\n"
+    "  --timeout SECONDS       of silence until a request is tried again (default 30)\n"
+    "  --threads N             default: the CPUs this process may use\n"
+    "  --ignore-key NAME       go on though config.json has this key, which stele does not know; may be repeated\n"
+    "  --stats                 bytes, times and rates as one JSON object on stderr\n"
+    "\n"
+    "exit codes: 0 done, 1 system, 2 usage, 3 input, 4 damaged, 6 unreachable or refused\n";
+
+struct progress {
+    struct timespec begin, last;
+    uint64_t first; /* bytes that were there at the first call */
+    bool terminal, begun;
+};
+
+static double seconds(const struct timespec *from, const struct timespec *to)
+{
+    return (double)(to->tv_sec - from->tv_sec) + 1e-9 * (double)(to->tv_nsec - from->tv_nsec);
+}
+
+/* One line that is written over, five times a second, on a terminal only. */
+static void show_progress(void *context, uint64_t done, uint64_t total, unsigned active)
+{
+    struct progress *p = context;
+    struct timespec now;
+    if (!p->terminal)
+        return;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    if (!p->begun) {
+        p->begun = true;
+        p->begin = now;
+        p->first = done;
+    }
+    if (seconds(&p->last, &now) < 0.2)
+        return;
+    p->last = now;
+    double spent = seconds(&p->begin, &now), rate = spent > 0 ? (double)(done - p->first) / spent : 0;
+    fprintf(stderr, "\r%.2f of %.2f GB  %.0f MB/s  %.0f s left  %u connections \033[K", (double)done / 1e9,
+            (double)total / 1e9, rate / 1e6, rate > 0 ? (double)(total - done) / rate : 0, active);
+}
+
+static void print_stats(const struct pull_result *r)
+{
+    const struct stream_stats *s = &r->stream;
+    fprintf(stderr,
+            "{\"bytes\": %" PRIu64 ", \"fetched_bytes\": %" PRIu64 ", \"resumed_bytes\": %" PRIu64 ", \"retries\": %" PRIu64
+            ", \"stream_s\": %.3f, \"bytes_per_s\": %.0f, \"waited_for_link_s\": %.3f, \"waited_for_packing_s\": %.3f, "
+            "\"limit\": \"%s\", \"reused\": %s}\n",
+            s->total, s->window.fetched, s->resumed, r->retries, s->seconds,
+            s->seconds > 0 ? (double)s->window.fetched / s->seconds : 0, s->window.dry_s, s->window.full_s,
+            s->window.full_s > s->window.dry_s ? "cpu" : "link", r->reused ? "true" : "false");
+}
+
+static enum stele_status usage_error(struct stele_error *err, const char *what, const char *value)
+{
+    return stele_fail(err, STELE_USAGE, "%s %s; `stele help pull` lists the options", what, value);
+}
+
+static int weights_of(const char *name)
+{
+    for (int type = 0; type < TENSOR_TYPES; type++)
+        if (type_offered((enum tensor_type)type) && !strcmp(name, type_name((enum tensor_type)type)))
+            return type;
+    return -1;
+}
+
+static size_t default_threads(void)
+{
+    cpu_set_t set;
+    int n = sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
+    return n < 1 ? 1 : n > 256 ? 256 : (size_t)n;
+}
+
+/* A number with K, M or G behind it (powers of two) where `units`; false where it is none, or out of range. */
+static bool read_number(const char *text, bool units, uint64_t least, uint64_t most, uint64_t *out)
+{
+    char *end;
+    errno = 0;
+    unsigned long long n = strtoull(text, &end, 10);
+    unsigned shift = !units ? 0 : *end == 'K' ? 10 : *end == 'M' ? 20 : *end == 'G' ? 30 : 0;
+    end += shift != 0;
+    *out = (uint64_t)n << shift;
+    return *text >= '0' && *text <= '9' && !*end && !errno && n <= most >> shift && *out >= least && *out <= most;
+}
+
+/* An option with a number. */
+static enum stele_status read_count(struct pull_options *o, int c, const char *value, struct stele_error *err)
+{
+    uint64_t n = 0;
+    switch (c) {
+    case OPTION_CONNECTIONS:
+        if (!read_number(value, false, 1, 250, &n))
+            return usage_error(err, "--connections takes a number from 1 to 250, not", value);
+        o->connections = (unsigned)n;
+        return STELE_OK;
+    case OPTION_CHUNK:
+        if (!read_number(value, true, 4096, 1 << 30, &o->chunk))
+            return usage_error(err, "--chunk takes a size from 4K to 1G, not", value);
+        return STELE_OK;
+    case OPTION_MEMORY:
+        if (!read_number(value, true, 1 << 20, (uint64_t)1 << 40, &o->memory))
+            return usage_error(err, "--memory takes a size from 1M to 1024G, not", value);
+        return STELE_OK;
+    case OPTION_TIMEOUT:
+        if (!read_number(value, false, 1, 3600, &n))
+            return usage_error(err, "--timeout takes a number from 1 to 3600, not", value);
+        o->timeout_s = (unsigned)n;
+        return STELE_OK;
+    default:
+        if (!read_number(value, false, 1, 256, &n))
+            return usage_error(err, "--threads takes a number from 1 to 256, not", value);
+        o->threads = n;
+        return STELE_OK;
+    }
+}
+
+static enum stele_status read_options(struct pull_options *o, const char **ignored, bool *stats, int argc, char **argv,
+                                      struct stele_error *err)
+{
+    static const struct option options[] = {{"output", required_argument, NULL, 'o'},
+                                            {"weights", required_argument, NULL, OPTION_WEIGHTS},
+                                            {"force", no_argument, NULL, 'f'},
+                                            {"connections", required_argument, NULL, OPTION_CONNECTIONS},
+                                            {"chunk", required_argument, NULL, OPTION_CHUNK},
+                                            {"memory", required_argument, NULL, OPTION_MEMORY},
+                                            {"timeout", required_argument, NULL, OPTION_TIMEOUT},
+                                            {"threads", required_argument, NULL, OPTION_THREADS},
+                                            {"ignore-key", required_argument, NULL, OPTION_IGNORE},
+                                            {"stats", no_argument, NULL, OPTION_STATS},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {0}};
+    size_t n = 0;
+    opterr = 0;
+    for (int c; (c = getopt_long(argc, argv, ":o:fh", options, NULL)) != -1;) {
+        enum stele_status status = STELE_OK;
+        switch (c) {
+        case 'o':
+            o->target = optarg;
+            break;
+        case 'f':
+            o->replace = true;
+            break;
+        case 'h':
+            fputs(usage, stdout);
+            exit(fflush(stdout) ? STELE_SYSTEM : STELE_OK);
+        case OPTION_WEIGHTS:
+            if ((o->weights = weights_of(optarg)) < 0)
+                return usage_error(err, "--weights takes f32, bf16, f16, q8 or q4, not", optarg);
+            break;
+        case OPTION_STATS:
+            *stats = true;
+            break;
+        case OPTION_IGNORE:
+            if (n + 1 >= IGNORED_MAX)
+                return usage_error(err, "too many --ignore-key, the last is", optarg);
+            ignored[n++] = optarg;
+            break;
+        case ':':
+            return usage_error(err, "a value is missing behind", argv[optind - 1]);
+        case '?':
+            return usage_error(err, "unknown option", argv[optind - 1]);
+        default:
+            status = read_count(o, c, optarg, err);
+        }
+        if (status != STELE_OK)
+            return status;
+    }
+    if (optind + 1 != argc)
+        return optind == argc ? stele_fail(err, STELE_USAGE, "no REF is named; `stele help pull` says more")
+                              : usage_error(err, "one REF is taken; there is also", argv[optind + 1]);
+    o->reference = argv[optind];
+    if (!source_is_reference(o->reference))
+        return usage_error(err, "a reference begins with hf:, s3:// or https://, unlike", o->reference);
+    return o->target ? STELE_OK : stele_fail(err, STELE_USAGE, "no target is named; -o IMAGE does");
+}
+
+int main(int argc, char **argv)
+{
+    hold_standard_descriptors();
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error with a sentence */
+    signal(SIGPIPE, SIG_IGN); /* a connection that ends is one too */
+    const char *ignored[IGNORED_MAX] = {NULL};
+    struct stele_error err = {0};
+    struct progress progress = {.terminal = isatty(STDERR_FILENO)};
+    struct pull_result result = {0};
+    bool stats = false;
+    struct pull_options options = {.weights = -1,
+                                   .ignored_keys = ignored,
+                                   .threads = default_threads(),
+                                   .memory = 256 << 20,
+                                   .chunk = 8 << 20,
+                                   .connections = 16,
+                                   .timeout_s = 30,
+                                   .progress = show_progress,
+                                   .context = &progress};
+    enum stele_status status = read_options(&options, ignored, &stats, argc, argv, &err);
+    if (status == STELE_OK)
+        status = pull(&options, &result, &err);
+    if (progress.terminal)
+        fputs("\r\033[K", stderr);
+    if (status != STELE_OK)
+        fprintf(stderr, "stele pull: %s\n", err.text);
+    if (stats)
+        print_stats(&result);
+    free(result.path);
+    return (int)status;
+}
