@@ -237,6 +237,12 @@ static uint64_t panel_end(const struct extent *e, uint64_t panel)
     return e->from + (rows - 1) * e->row_bytes + row;
 }
 
+/* Where the rows of the next panel begin. */
+static uint64_t needed_from(const struct extent *e)
+{
+    return e->from + e->next * PANEL_ROWS * e->row_bytes;
+}
+
 static uint64_t out_of(const struct extent *e, uint64_t panel)
 {
     return e->out + (e->first_panel + panel * e->panel_step) * pack_panel_bytes(e->recipe);
@@ -291,9 +297,8 @@ static enum stele_status collect(struct stream *s, uint64_t to, uint64_t *tail)
         }
         if (!add_runs(s, e, end))
             return stele_fail(s->err, STELE_SYSTEM, "no memory for the plan");
-        uint64_t needed = e->from + e->next * PANEL_ROWS * e->row_bytes;
-        if (e->next < e->panels && needed < *tail)
-            *tail = needed;
+        if (e->next < e->panels && needed_from(e) < *tail)
+            *tail = needed_from(e);
     }
     return STELE_OK;
 }
@@ -345,14 +350,17 @@ static enum stele_status pack_zeros(struct stream *s)
     return pack_collected(s);
 }
 
-/* Panels that an earlier pull has laid. */
-static enum stele_status place_resumed(struct stream *s)
+/* Panels that an earlier pull has laid. *tail is where the rows begin of the first that it has begun to read and not laid. */
+static enum stele_status place_resumed(struct stream *s, uint64_t *tail)
 {
     enum stele_status status = STELE_OK;
-    for (size_t i = 0; status == STELE_OK && i < s->extent_count; i++) {
+    *tail = s->journal->at;
+    for (size_t i = 0; status == STELE_OK && i < s->extent_count && s->extents[i].from < s->journal->at; i++) {
         struct extent *e = &s->extents[i];
         for (; status == STELE_OK && e->tensor && e->next < e->panels && panel_end(e, e->next) <= s->journal->at; e->next++)
             status = image_place(s->writer, NULL, pack_panel_bytes(e->recipe), out_of(e, e->next), s->err);
+        if (e->tensor && e->next < e->panels)
+            *tail = needed_from(e) < *tail ? needed_from(e) : *tail;
     }
     return status;
 }
@@ -427,7 +435,7 @@ static enum stele_status pack_files(struct stream *s)
     return status;
 }
 
-static enum stele_status open_stream(struct stream *s)
+static enum stele_status open_stream(struct stream *s, uint64_t from)
 {
     const struct stream_options *o = s->options;
     struct window_options options = {
@@ -435,7 +443,7 @@ static enum stele_status open_stream(struct stream *s)
         .file_count = o->file_count,
         .early = s->early,
         .early_count = s->early_count,
-        .from = s->journal->at,
+        .from = from,
         .memory = o->memory,
         .chunk = o->chunk,
         .connections = o->connections,
@@ -477,6 +485,7 @@ enum stele_status stream_weights(const struct stream_options *options, struct em
 {
     struct stream s = {.options = options, .emitter = emitter, .writer = writer, .journal = journal, .err = err};
     double begin = now();
+    uint64_t tail;
     for (size_t i = 0; i < options->file_count; i++)
         s.total += options->files[i].length;
     *stats = (struct stream_stats){.resumed = journal->at, .total = s.total};
@@ -486,13 +495,13 @@ enum stele_status stream_weights(const struct stream_options *options, struct em
     if (status == STELE_OK)
         status = place_gaps(&s);
     if (status == STELE_OK)
-        status = open_stream(&s);
+        status = place_resumed(&s, &tail);
+    if (status == STELE_OK)
+        status = open_stream(&s, tail);
     if (status == STELE_OK) {
         set_window(&s);
         status = pack_zeros(&s);
     }
-    if (status == STELE_OK)
-        status = place_resumed(&s);
     if (status == STELE_OK)
         status = pack_files(&s);
     if (s.window)

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Servers on loopback for tests: nginx as a web server; a hub and an object store from the test data's tools.
+
+    web = Web(folder)               # plain, no ranges, slow, redirecting, failing now and then: a path each
+    hub = Hub(folder, "--token", "secret", "--fault", "503,every=3")
+    store = Store()
+"""
+import atexit
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+from harness import SCRATCH, data
+
+HUB_TOOL = data("tools/hub/hub-server")
+S3_TOOL = data("tools/s3/s3-server")
+
+_made = 0
+
+
+def scratch(name):
+    global _made
+    _made += 1
+    folder = SCRATCH / f"{name}-{_made}"
+    folder.mkdir()
+    folder.chmod(0o755)
+    return folder
+
+
+def free_ports(n):
+    sockets = [socket.socket() for _ in range(n)]
+    for s in sockets:
+        s.bind(("127.0.0.1", 0))
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+CONFIG = """
+worker_processes 2;
+pid {dir}/nginx.pid;
+error_log {dir}/error.log;
+{user}
+events {{ worker_connections 1024; }}
+http {{
+    client_body_temp_path {dir}/tmp; proxy_temp_path {dir}/tmp; fastcgi_temp_path {dir}/tmp;
+    uwsgi_temp_path {dir}/tmp; scgi_temp_path {dir}/tmp;
+    log_format short '$status $body_bytes_sent "$http_range" "$http_authorization" $request_uri $server_port';
+    access_log {dir}/access.log short;
+    keepalive_requests 100000;
+    default_type application/octet-stream;
+    map $request_id $unlucky {{ "~^[0-4]" 1; default 0; }}
+    server {{
+        listen 127.0.0.1:{port};
+        location /plain/ {{ alias {root}/; }}
+        location /whole/ {{ alias {root}/; max_ranges 0; }}
+        location /slow/ {{ alias {root}/; limit_rate {rate}; }}
+        location /silent/ {{ alias {root}/; etag off; add_header Last-Modified ""; }}
+        location /away/ {{ rewrite ^/away/(.*)$ http://localhost:{other}/plain/$1 redirect; }}
+        location /flaky/ {{ if ($unlucky) {{ return 503; }} alias {root}/; }}
+        location /round/ {{ return 302 /round/again; }}
+        location /broken/ {{ return 503; }}
+        location /busy/ {{ return 429; }}
+        location /private/ {{ return 401; }}
+        location /image/ {{ alias {root}/; }}
+    }}
+    server {{
+        listen 127.0.0.1:{other};
+        location /plain/ {{ alias {root}/; }}
+    }}
+    {tls}
+}}
+"""
+
+TLS = """
+    server {{
+        listen 127.0.0.1:{tls_port} ssl http2;
+        ssl_certificate {dir}/server.pem;
+        ssl_certificate_key {dir}/server.key;
+        location /plain/ {{ alias {root}/; }}
+        location /down/ {{ rewrite ^/down/(.*)$ http://127.0.0.1:{port}/plain/$1 redirect; }}
+    }}
+"""
+
+
+def certificates(folder):
+    """A certificate authority ca.pem and a certificate for 127.0.0.1 that it signed."""
+    run = lambda *a: subprocess.run(["openssl", *a], cwd=folder, check=True, capture_output=True)
+    (folder / "ext").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
+    run("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=test CA")
+    run("req", "-newkey", "rsa:2048", "-nodes", "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=127.0.0.1")
+    run("x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-out", "server.pem",
+        "-days", "2", "-extfile", "ext")
+
+
+class Web:
+    """nginx over a folder. web.plain and so on are URLs that end in a slash."""
+
+    def __init__(self, root, rate="20m", tls=False):
+        self.dir = scratch("web")
+        self.root = Path(root)
+        port, other, tls_port = free_ports(3)
+        if tls:
+            certificates(self.dir)
+            self.authority = self.dir / "ca.pem"
+        names = {"dir": self.dir, "root": root, "rate": rate, "port": port, "other": other, "tls_port": tls_port,
+                 "user": "user root;" if os.geteuid() == 0 else ""}
+        names["tls"] = TLS.format(**names) if tls else ""
+        (self.dir / "nginx.conf").write_text(CONFIG.format(**names))
+        subprocess.run(["/usr/sbin/nginx", "-p", str(self.dir), "-c", "nginx.conf", "-e", "error.log"], cwd=self.dir,
+                       check=True)
+        atexit.register(self.stop)
+        self.base = f"http://127.0.0.1:{port}/"
+        self.secure = f"https://127.0.0.1:{tls_port}/"
+
+    def __getattr__(self, name):
+        return f"{self.base}{name}/"
+
+    def requests(self):
+        """Lines of the log since the last call: (status, bytes, range, authorization, path, port)."""
+        time.sleep(0.05)
+        log = self.dir / "access.log"
+        found = [shlex.split(line) for line in log.read_text().splitlines()]
+        log.write_text("")
+        return [(int(s), int(n), r, a, p, int(o)) for s, n, r, a, p, o in found]
+
+    def stop(self):
+        try:
+            os.kill(int((self.dir / "nginx.pid").read_text()), signal.SIGQUIT)
+        except (OSError, ValueError):
+            pass
+
+
+def exports(text):
+    """KEY=VALUE of `export KEY=VALUE` lines."""
+    words = [shlex.split(line) for line in text.splitlines() if line.startswith("export ")]
+    return dict(w.split("=", 1) for line in words for w in line[1:])
+
+
+class Tool:
+    """A server of the test data's tools: env has what it exports."""
+
+    def __init__(self, tool, *options):
+        self.tool, self.dir = tool, scratch("tool")
+        r = subprocess.run([tool, "start", "--dir", self.dir, *map(str, options)], capture_output=True, text=True)
+        assert r.returncode == 0, r.stderr
+        self.env = exports(r.stdout)
+        atexit.register(self.stop)
+
+    def stop(self):
+        subprocess.run([self.tool, "stop", "--dir", self.dir], capture_output=True)
+
+
+class Hub(Tool):
+    def __init__(self, root, *options):
+        super().__init__(HUB_TOOL, "--root", root, *options)
+        home = scratch("home")
+        self.env |= {"HF_HOME": str(home), "HOME": str(home)}
+        self.plain = self.env["HUB_PLAIN"]
+        self.log = Path(self.env["HUB_LOG"])
+
+    def requests(self):
+        time.sleep(0.05)
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+
+class Store(Tool):
+    def __init__(self, *options):
+        super().__init__(S3_TOOL, *options)
+        home = scratch("home")
+        self.env |= {"HOME": str(home)}
