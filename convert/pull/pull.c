@@ -360,19 +360,30 @@ static enum stele_status say_where_from(void *context, char **out, const struct 
 
 /* ---- the whole ---- */
 
+/* A local snapshot takes seconds. */
+static void no_progress(void *context, uint64_t done, uint64_t total)
+{
+    (void)context;
+    (void)done;
+    (void)total;
+}
+
 static enum stele_status compile(struct puller *p)
 {
     struct convert_arrival arrival = {.provenance = say_where_from, .context = p};
     struct convert_options options = {
         .verb = "pull",
-        .source = p->folder,
+        .source = p->source.snapshot ? p->source.snapshot : p->folder,
         .target = p->target,
         .weights = p->options->weights,
         .replace = p->options->replace,
         .threads = p->options->threads,
         .ignored_keys = p->options->ignored_keys,
+        .progress = no_progress,
         .arrival = &arrival,
     };
+    if (p->source.snapshot)
+        return convert_checkpoint(&options, p->err);
     arrival.open = open_checkpoint;
     arrival.begin = begin_image;
     arrival.weights = stream_into;

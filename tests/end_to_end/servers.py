@@ -161,9 +161,10 @@ class Hub(Tool):
     def __init__(self, root, *options):
         super().__init__(HUB_TOOL, "--root", root, *options)
         home = scratch("home")
-        self.env |= {"HF_HOME": str(home), "HOME": str(home)}
-        self.plain = self.env["HUB_PLAIN"]
-        self.log = Path(self.env["HUB_LOG"])
+        self.exported = self.env
+        self.env = {"HF_ENDPOINT": self.env["HF_ENDPOINT"], "HF_HOME": str(home), "HOME": str(home), "HF_TOKEN": ""}
+        self.plain = self.exported["HUB_PLAIN"]
+        self.log = Path(self.exported["HUB_LOG"])
 
     def requests(self):
         time.sleep(0.05)
