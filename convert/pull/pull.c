@@ -269,6 +269,8 @@ static bool digest_source(struct image_digest *out, const struct puller *p, cons
     XXH3_128bits_reset(state);
     hash_text(state, STELE_VERSION);
     XXH3_128bits_update(state, &p->options->weights, sizeof p->options->weights);
+    for (size_t i = 0; p->options->ignored_keys[i]; i++)
+        hash_text(state, p->options->ignored_keys[i]);
     for (size_t i = 0; i < count; i++) {
         XXH3_128bits_update(state, &sections[i].length, sizeof sections[i].length);
         if (sections[i].bytes)
@@ -377,6 +379,7 @@ static enum stele_status compile(struct puller *p)
         .target = p->target,
         .weights = p->options->weights,
         .replace = p->options->replace,
+        .no_template = p->options->no_template,
         .threads = p->options->threads,
         .ignored_keys = p->options->ignored_keys,
         .progress = no_progress,

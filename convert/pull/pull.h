@@ -12,6 +12,7 @@ struct pull_options {
     const char *target;              /* NULL: the store */
     int weights;                     /* enum tensor_type; -1: the source's type */
     bool replace;                    /* an existing target */
+    bool no_template;                /* leave the chat template out */
     const char *const *ignored_keys; /* of config.json; NULL behind the last */
     size_t threads;
     uint64_t memory, chunk;

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,13 +10,15 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "cpus.h"
 #include "descriptors.h"
 #include "format.h"
 #include "pull.h"
 #include "source.h"
 
 enum { OPTION_WEIGHTS = 256, OPTION_CONNECTIONS, OPTION_CHUNK, OPTION_MEMORY, OPTION_TIMEOUT, OPTION_THREADS, OPTION_IGNORE,
-       OPTION_STATS, IGNORED_MAX = 64 };
+       OPTION_STATS, OPTION_NO_TEMPLATE,
+       IGNORED_MAX = 64 };
 
 static const char usage[] =
     "usage: stele pull REF -o IMAGE [options]\n"
@@ -42,6 +43,7 @@ static const char usage[] =
     "  --memory SIZE           bytes on their way at most (default 256M)\n"
     "  --timeout SECONDS       of silence until a request is tried again (default 30)\n"
     "  --threads N             default: the CPUs this process may use\n"
+    "  --no-template           leave the model's chat template out: text then goes in as it is\n"
     "  --ignore-key NAME       go on though config.json has this key, which stele does not know; may be repeated\n"
     "  --stats                 bytes, times and rates as one JSON object on stderr\n"
     "\n"
@@ -104,13 +106,6 @@ static int weights_of(const char *name)
     return -1;
 }
 
-static size_t default_threads(void)
-{
-    cpu_set_t set;
-    int n = sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
-    return n < 1 ? 1 : n > 256 ? 256 : (size_t)n;
-}
-
 /* A number with K, M or G behind it (powers of two) where `units`; false where it is none, or out of range. */
 static bool read_number(const char *text, bool units, uint64_t least, uint64_t most, uint64_t *out)
 {
@@ -166,6 +161,7 @@ static enum stele_status read_options(struct pull_options *o, const char **ignor
                                             {"timeout", required_argument, NULL, OPTION_TIMEOUT},
                                             {"threads", required_argument, NULL, OPTION_THREADS},
                                             {"ignore-key", required_argument, NULL, OPTION_IGNORE},
+                                            {"no-template", no_argument, NULL, OPTION_NO_TEMPLATE},
                                             {"stats", no_argument, NULL, OPTION_STATS},
                                             {"help", no_argument, NULL, 'h'},
                                             {0}};
@@ -189,6 +185,9 @@ static enum stele_status read_options(struct pull_options *o, const char **ignor
             break;
         case OPTION_STATS:
             *stats = true;
+            break;
+        case OPTION_NO_TEMPLATE:
+            o->no_template = true;
             break;
         case OPTION_IGNORE:
             if (n + 1 >= IGNORED_MAX)
@@ -226,7 +225,7 @@ int main(int argc, char **argv)
     bool stats = false;
     struct pull_options options = {.weights = -1,
                                    .ignored_keys = ignored,
-                                   .threads = default_threads(),
+                                   .threads = cpus_threads(256),
                                    .memory = 256 << 20,
                                    .chunk = 8 << 20,
                                    .connections = 16,
