@@ -3,13 +3,16 @@
 #include "stele.h"
 
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "cpus.h"
 #include "image.h"
 #include "library.h"
 #include "plan.h"
+#include "store.h"
 
 const char *stele_version(void)
 {
@@ -40,10 +43,30 @@ static const struct image *inner(const struct stele_image *image)
     return (const struct image *)image;
 }
 
+/* The image of the store that a reference names; its name is not trusted. */
+static enum stele_status open_stored(struct image **out, const char *reference, struct stele_error *err)
+{
+    char *path, wanted[33], identity[33];
+    enum stele_status status = store_find(reference, &path, wanted, err);
+    if (status == STELE_OK)
+        status = image_open(out, path, err);
+    if (status == STELE_OK) {
+        digest_text(identity, &(*out)->header.identity);
+        if (strcmp(identity, wanted)) {
+            image_close(*out);
+            *out = NULL;
+            status = stele_fail(err, STELE_DAMAGED, "%s: not the image that its name says; `stele pull` fetches it anew", path);
+        }
+    }
+    free(path);
+    return status;
+}
+
 enum stele_status stele_image_open(struct stele_image **out, const char *path, struct stele_error *err)
 {
-    struct image *image;
-    enum stele_status status = image_open(&image, path, err);
+    struct image *image = NULL;
+    bool stored = store_is_reference(path) && access(path, F_OK);
+    enum stele_status status = stored ? open_stored(&image, path, err) : image_open(&image, path, err);
     *out = (struct stele_image *)image;
     return status;
 }

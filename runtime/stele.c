@@ -31,12 +31,15 @@ const struct verb *const verbs[] = {
 
 /* Verbs that are programs beside this one; they print their own help. */
 static const struct {
-    const char *name, *synopsis;
+    const char *name, *program, *synopsis;
 } programs[] = {
-    {"convert", "SRC -o IMAGE [--weights f32|bf16|f16|q8|q4] [-f] [--threads N] [--ignore-key NAME]..."},
-    {"pull", "REF -o IMAGE [--weights f32|bf16|f16|q8|q4] [-f] [--connections N] [--memory SIZE] [--stats]"},
-    {"compare", "IMAGE DIR|FILE [--bound X]"},
-    {"sizes", "CONFIG|IMAGE|DIR [--context N] [--parallel N] [--weights TYPE]"},
+    {"convert", "convert", "SRC -o IMAGE [--weights f32|bf16|f16|q8|q4] [-f] [--threads N] [--ignore-key NAME]..."},
+    {"pull", "pull", "REF [-o IMAGE] [--weights f32|bf16|f16|q8|q4] [-f] [--connections N] [--memory SIZE] [--stats]"},
+    {"ls", "pull", "[--json]"},
+    {"rm", "pull", "REF|IDENTITY..."},
+    {"gc", "pull", "[-n]"},
+    {"compare", "compare", "IMAGE DIR|FILE [--bound X]"},
+    {"sizes", "sizes", "CONFIG|IMAGE|DIR [--context N] [--parallel N] [--weights TYPE]"},
 };
 
 static const struct verb *find_verb(const char *name)
@@ -103,10 +106,10 @@ static int help(const char *name)
     }
     for (size_t i = 0; i < sizeof programs / sizeof *programs; i++)
         if (!strcmp(name, programs[i].name)) {
-            char program[64], option[] = "--help";
-            snprintf(program, sizeof program, "stele-%s", name);
-            char *argv[] = {program, option, NULL};
-            return run_program(name, argv);
+            char verb[32], option[] = "--help"; /* a program of several verbs goes by argv[0] */
+            snprintf(verb, sizeof verb, "%s", name);
+            char *argv[] = {verb, option, NULL};
+            return run_program(programs[i].program, argv);
         }
     const struct verb *verb = find_verb(name);
     if (!verb)
@@ -146,7 +149,7 @@ int main(int argc, char **argv)
         return finish(help(argc > 2 ? argv[2] : NULL));
     for (size_t i = 0; i < sizeof programs / sizeof *programs; i++)
         if (!strcmp(argv[1], programs[i].name))
-            return run_program(programs[i].name, argv + 1);
+            return run_program(programs[i].program, argv + 1);
     const struct verb *verb = find_verb(argv[1]);
     if (!verb)
         return no_verb(argv[1]);

@@ -36,7 +36,9 @@ extern "C" {
 
 struct stele_image;
 
-/* Maps the image at `path` read-only and checks header and section table; touches no section.
+/* Maps the image at `path` read-only and checks header and section table; touches no section. Where there is no such file
+ * and `path` is a reference (hf:ORG/NAME, s3://, https://), it is the image that the store has of it, which `stele pull`
+ * fetched; STELE_UNREACHABLE where it has none.
  * STELE_OK: *out owns the mapping until stele_image_close; views into it live as long.
  * Else: *out is NULL and err->text is one sentence naming file, section and offset. */
 STELE_API enum stele_status stele_image_open(struct stele_image **out, const char *path, struct stele_error *err);

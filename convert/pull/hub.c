@@ -157,7 +157,7 @@ static void find_snapshot(struct source *s, const struct hub_name *name)
         path = NULL;
     bool whole = path && in_folder(path, "config.json") && has_weights(path);
     for (size_t i = 0; whole && i < s->file_count; i++)
-        whole = !wanted_small(s->files[i].name) || in_folder(path, s->files[i].name);
+        whole = !(wanted_small(s->files[i].name) || source_is_template(s->files[i].name)) || in_folder(path, s->files[i].name);
     if (whole)
         s->snapshot = path;
     else
@@ -205,7 +205,7 @@ static enum stele_status read_listing(struct source *s, const json_t *root, stru
         const char *path = json_string_value(json_object_get(file, "rfilename"));
         const char *sha256 = json_string_value(json_object_get(lfs, "sha256"));
         struct listed *listed = &s->files[s->file_count];
-        if (!path || strchr(path, '/')) /* nothing that a conversion reads lies in a folder */
+        if (!path || (strchr(path, '/') && !source_is_template(path))) /* nothing else that a conversion reads lies in a folder */
             continue;
         listed->length = UINT64_MAX;
         json_whole(json_object_get(lfs ? lfs : file, "size"), (uint64_t)1 << 53, &listed->length);

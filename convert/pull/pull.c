@@ -4,6 +4,7 @@
  * there is something to go on with. */
 #include "pull.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -19,6 +20,7 @@
 #include "image.h"
 #include "provenance.h"
 #include "source.h"
+#include "store.h"
 
 enum {
     SMALL_BYTES_MAX = 256 << 20,   /* of a file of JSON */
@@ -44,6 +46,10 @@ struct puller {
     size_t remote_count;
     struct journal journal;
     bool begun;
+    char *entry;                   /* the store's file that will name the image; NULL: the target is a file of the caller's */
+    char converter[64];            /* version, and the options that change more than the weights' type */
+    char key[33];                  /* digest of all that decides the image's bytes */
+    bool reused;
 };
 
 /* ---- the folder ---- */
@@ -94,14 +100,15 @@ static void remove_from_folder(const struct puller *p, const char *name)
     free(path);
 }
 
+static void clear_small(const struct puller *p);
+
 /* Gives the folder back; what a later pull can go on with stays. */
 static void leave_folder(struct puller *p, bool keep)
 {
     if (p->lock < 0)
         return;
-    for (size_t i = 0; !keep && i < SMALL_FILES; i++)
-        remove_from_folder(p, small_files[i]);
     if (!keep) {
+        clear_small(p);
         remove_from_folder(p, "image");
         rmdir(p->folder);
     }
@@ -129,32 +136,85 @@ static enum stele_status write_small(struct puller *p, const char *name, const u
 
 /* ---- the checkpoint's small files ---- */
 
+/* The names of those that the source may have: config.json first. malloc'ed; the names are the caller's to leave alone. */
+static const char **small_names(struct puller *p, size_t *count)
+{
+    const char **names = calloc(SMALL_FILES + p->source.file_count, sizeof *names);
+    *count = names ? SMALL_FILES : 0;
+    if (names)
+        memcpy(names, small_files, sizeof small_files);
+    for (size_t i = 0; names && i < p->source.file_count; i++)
+        if (source_is_template(p->source.files[i].name))
+            names[(*count)++] = p->source.files[i].name;
+    return names;
+}
+
+/* Removes the small files of an earlier pull. */
+static void clear_small(const struct puller *p)
+{
+    for (size_t i = 0; i < SMALL_FILES; i++)
+        remove_from_folder(p, small_files[i]);
+    char *templates = in_folder(p, SOURCE_TEMPLATES);
+    struct dirent **entries = NULL;
+    int n = templates ? scandir(templates, &entries, NULL, NULL) : 0;
+    for (int i = 0; i < n; i++) {
+        char *name;
+        if (asprintf(&name, SOURCE_TEMPLATES "/%s", entries[i]->d_name) >= 0) {
+            remove_from_folder(p, name);
+            free(name);
+        }
+        free(entries[i]);
+    }
+    free(entries);
+    if (templates)
+        rmdir(templates);
+    free(templates);
+}
+
+static enum stele_status write_all_small(struct puller *p, const struct fetch *fetches, size_t n)
+{
+    enum stele_status status = STELE_OK;
+    char *templates = in_folder(p, SOURCE_TEMPLATES);
+    for (size_t i = 0; status == STELE_OK && i < n; i++) {
+        const char *name = fetches[i].remote->name;
+        if (templates && source_is_template(name))
+            mkdir(templates, 0777); /* what is wrong with it is said of the file */
+        if (fetches[i].bytes)
+            status = write_small(p, name, fetches[i].bytes, fetches[i].length);
+    }
+    free(templates);
+    return status;
+}
+
 static enum stele_status fetch_small(struct puller *p)
 {
-    struct remote remotes[SMALL_FILES] = {{0}};
-    struct fetch fetches[SMALL_FILES] = {{0}};
-    const char *names[SMALL_FILES];
-    size_t n = 0;
+    size_t count, n = 0;
+    const char **names = small_names(p, &count);
+    struct remote *remotes = calloc(count + 1, sizeof *remotes);
+    struct fetch *fetches = calloc(count + 1, sizeof *fetches);
     enum stele_status status = STELE_OK;
-    for (size_t i = 0; i < SMALL_FILES; i++) {
-        remove_from_folder(p, small_files[i]);
-        if (!source_file(&p->source, small_files[i], &remotes[n]))
-            continue;
-        names[n] = small_files[i];
-        fetches[n] = (struct fetch){.remote = &remotes[n], .most = HTTP_REST, .optional = i > 0};
-        n++;
-    }
-    if (!n || strcmp(names[0], "config.json"))
+    if (!names || !remotes || !fetches)
+        status = stele_fail(p->err, STELE_SYSTEM, "no memory for the list of files");
+    clear_small(p);
+    for (size_t i = 0; status == STELE_OK && i < count; i++)
+        if (source_file(&p->source, names[i], &remotes[n])) {
+            fetches[n] = (struct fetch){.remote = &remotes[n], .most = HTTP_REST, .optional = i > 0};
+            n++;
+        }
+    if (status == STELE_OK && (!n || strcmp(remotes[0].name, "config.json")))
         status = stele_fail(p->err, STELE_INPUT, "%s: there is no config.json; a checkpoint in Hugging Face layout is needed",
                             p->source.name);
     if (status == STELE_OK)
         status = http_fetch(p->http, fetches, n, SMALL_BYTES_MAX, p->err);
+    if (status == STELE_OK)
+        status = write_all_small(p, fetches, n);
     for (size_t i = 0; i < n; i++) {
-        if (status == STELE_OK && fetches[i].bytes)
-            status = write_small(p, names[i], fetches[i].bytes, fetches[i].length);
         free(fetches[i].bytes);
         remote_free(&remotes[i]);
     }
+    free(names);
+    free(remotes);
+    free(fetches);
     return status;
 }
 
@@ -287,6 +347,91 @@ static bool digest_source(struct image_digest *out, const struct puller *p, cons
     return true;
 }
 
+static const char *weights_word(const struct puller *p)
+{
+    return p->options->weights < 0 ? "source" : type_name((enum tensor_type)p->options->weights);
+}
+
+/* The path of an image of the store. */
+static char *stored_path(const char *identity)
+{
+    char file[64];
+    snprintf(file, sizeof file, "%s.stele", identity);
+    return store_path("images", file);
+}
+
+/* Whether the store has the image, made by this converter of that source (key), or of that commit: then its path is the
+ * result's. */
+static bool stored(struct puller *p, const char *key, const char *revision)
+{
+    struct store_entry entry;
+    struct image *image;
+    struct stele_error ignored;
+    char identity[33];
+    if (!p->entry || p->options->replace || !store_read(&entry, p->entry) || (key && strcmp(entry.source, key)) ||
+        (revision && strcmp(entry.revision, revision)) || strcmp(entry.converter, p->converter))
+        return false;
+    char *path = stored_path(entry.identity);
+    bool there = path && image_open(&image, path, &ignored) == STELE_OK;
+    if (there) {
+        digest_text(identity, &image->header.identity);
+        there = !strcmp(identity, entry.identity);
+        image_close(image);
+    }
+    if (there)
+        p->result->path = path;
+    else
+        free(path);
+    return there;
+}
+
+/* Writes the entry that names the image, whole or not at all. */
+static bool write_entry(const struct puller *p, const char *identity)
+{
+    char *path = store_path("refs", p->entry), *begun = NULL;
+    if (!path || asprintf(&begun, "%s.%ld", path, (long)getpid()) < 0)
+        begun = NULL;
+    FILE *to = begun ? fopen(begun, "we") : NULL;
+    bool done = to && fprintf(to, "identity %s\nname %s\nweights %s\nrevision %s\nconverter %s\nsource %s\n", identity,
+                              p->source.name, weights_word(p), p->source.revision ? p->source.revision : "", p->converter,
+                              p->key) > 0;
+    done = to && !fflush(to) && !fsync(fileno(to)) && done;
+    if (to && fclose(to))
+        done = false;
+    done = done && !rename(begun, path);
+    if (begun && !done)
+        unlink(begun);
+    free(begun);
+    free(path);
+    return done;
+}
+
+/* Takes a finished image into the store: below its identity, then named. `stele gc` does not come between. */
+static enum stele_status shelve(struct puller *p)
+{
+    struct image *image;
+    char identity[33], *images = store_path("images", ""), *path = NULL;
+    enum stele_status status = image_open(&image, p->target, p->err);
+    if (status == STELE_OK) {
+        digest_text(identity, &image->header.identity);
+        image_close(image);
+        path = stored_path(identity);
+        int lock = images ? open(images, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+        bool done = lock >= 0 && !flock(lock, LOCK_EX) && path && !rename(p->target, path) && write_entry(p, identity);
+        if (!done)
+            status = stele_fail(p->err, STELE_SYSTEM, "%s: cannot take the image into the store: %s", images ? images : "",
+                                strerror(errno));
+        if (lock >= 0)
+            close(lock);
+    }
+    free(images);
+    if (status == STELE_OK)
+        p->result->path = path;
+    else
+        free(path);
+    return status;
+}
+
 static enum stele_status begin_image(void *context, struct image_writer **out, const struct convert_section *sections,
                                      size_t count, uint64_t weights_bytes, struct stele_error *err)
 {
@@ -295,7 +440,12 @@ static enum stele_status begin_image(void *context, struct image_writer **out, c
     bool other;
     if (!digest_source(&source, p, sections, count))
         return stele_fail(err, STELE_SYSTEM, "no memory for a digest");
-    enum stele_status status = image_resume(out, p->target, p->options->replace, p->image, err);
+    digest_text(p->key, &source);
+    if (stored(p, p->key, NULL)) {
+        p->reused = true;
+        return stele_fail(err, STELE_SYSTEM, "the store has it"); /* ends the conversion, and is no error */
+    }
+    enum stele_status status = image_resume(out, p->target, p->options->replace || p->entry, p->image, err);
     if (status != STELE_OK)
         return status;
     int fd = image_descriptor(*out);
@@ -378,7 +528,7 @@ static enum stele_status compile(struct puller *p)
         .source = p->source.snapshot ? p->source.snapshot : p->folder,
         .target = p->target,
         .weights = p->options->weights,
-        .replace = p->options->replace,
+        .replace = p->options->replace || p->entry,
         .no_template = p->options->no_template,
         .threads = p->options->threads,
         .ignored_keys = p->options->ignored_keys,
@@ -427,16 +577,65 @@ static enum stele_status compile_steadily(struct puller *p)
     return status;
 }
 
+/* Makes the folders of the store. */
+static enum stele_status make_store(struct puller *p)
+{
+    static const char *const folders[] = {"images", "refs", "partial"};
+    for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) {
+        char *path = store_path(folders[i], "");
+        if (!path)
+            return stele_fail(p->err, STELE_USAGE, "there is no place for a store: neither STELE_HOME nor HOME is set");
+        for (char *c = path + 1; *c; c++)
+            if (*c == '/') {
+                *c = '\0';
+                if (mkdir(path, 0777) && errno != EEXIST) {
+                    enum stele_status status = stele_fail(p->err, STELE_SYSTEM, "%s: cannot make it: %s", path, strerror(errno));
+                    free(path);
+                    return status;
+                }
+                *c = '/';
+            }
+        free(path);
+    }
+    return STELE_OK;
+}
+
 static enum stele_status choose_paths(struct puller *p)
 {
     struct stat st;
-    if (!p->options->replace && !lstat(p->options->target, &st))
-        return stele_fail(p->err, STELE_USAGE, "%s: exists; -f replaces it", p->options->target);
-    p->target = strdup(p->options->target);
-    if (asprintf(&p->folder, "%s.part", p->options->target) < 0)
+    enum stele_status status = STELE_OK;
+    int n = snprintf(p->converter, sizeof p->converter, "stele " STELE_VERSION "%s",
+                     p->options->no_template ? " --no-template" : "");
+    for (size_t i = 0; p->options->ignored_keys[i] && n < (int)sizeof p->converter; i++)
+        n += snprintf(p->converter + n, sizeof p->converter - n, " --ignore-key %s", p->options->ignored_keys[i]);
+    if (p->options->target) {
+        if (!p->options->replace && !lstat(p->options->target, &st))
+            return stele_fail(p->err, STELE_USAGE, "%s: exists; -f replaces it", p->options->target);
+        p->target = strdup(p->options->target);
+    } else {
+        status = make_store(p);
+        char *name = store_name(p->options->reference);
+        p->entry = name ? store_reference_file(name, weights_word(p)) : NULL;
+        p->target = p->entry ? store_path("partial", p->entry) : NULL;
+        free(name);
+        if (status == STELE_OK && p->entry && strlen(p->entry) > 240)
+            status = stele_fail(p->err, STELE_USAGE, "%s: too long a name for the store; -o IMAGE names a file",
+                                p->options->reference);
+    }
+    if (!p->target || asprintf(&p->folder, "%s.part", p->target) < 0)
         p->folder = NULL;
     p->image = p->folder ? in_folder(p, "image") : NULL;
-    return p->target && p->image ? STELE_OK : stele_fail(p->err, STELE_SYSTEM, "no memory");
+    return status != STELE_OK ? status : p->image ? STELE_OK : stele_fail(p->err, STELE_SYSTEM, "no memory");
+}
+
+/* What else can be said of a source that does not answer: what the store has of it. */
+static void say_what_there_is(struct puller *p)
+{
+    struct store_entry entry;
+    struct stele_error text = *p->err;
+    if (p->entry && store_read(&entry, p->entry))
+        stele_fail(p->err, text.status, "%.800s; the store has it%s%.40s as %s, which `stele run` takes", text.text,
+                   entry.revision[0] ? " of revision " : "", entry.revision, entry.weights);
 }
 
 static enum stele_status pull_into(struct puller *p)
@@ -444,7 +643,12 @@ static enum stele_status pull_into(struct puller *p)
     enum stele_status status = lock_folder(p);
     if (status != STELE_OK)
         return status;
-    status = compile_steadily(p);
+    p->reused = p->source.revision && stored(p, NULL, p->source.revision);
+    status = p->reused ? STELE_OK : compile_steadily(p);
+    if (p->reused)
+        status = STELE_OK;
+    else if (status == STELE_OK && p->entry)
+        status = shelve(p);
     bool keep = status != STELE_OK && status != STELE_DAMAGED && status != STELE_INPUT && p->begun && p->journal.at;
     leave_folder(p, keep);
     if (keep) {
@@ -468,10 +672,13 @@ enum stele_status pull(const struct pull_options *options, struct pull_result *r
         status = source_open(&p.source, options->reference, p.http, err);
     if (status == STELE_OK)
         status = pull_into(&p);
-    if (status == STELE_OK) {
+    if (status == STELE_UNREACHABLE)
+        say_what_there_is(&p);
+    if (status == STELE_OK && !p.entry) {
         result->path = p.target;
         p.target = NULL;
     }
+    result->reused = p.reused;
     if (p.http)
         result->retries = http_retries(p.http);
     forget_shards(&p);
@@ -480,5 +687,6 @@ enum stele_status pull(const struct pull_options *options, struct pull_result *r
     free(p.target);
     free(p.folder);
     free(p.image);
+    free(p.entry);
     return status;
 }

@@ -9,7 +9,7 @@
 
 struct pull_options {
     const char *reference;
-    const char *target;              /* NULL: the store */
+    const char *target;              /* NULL: the store, which is asked first unless `replace` */
     int weights;                     /* enum tensor_type; -1: the source's type */
     bool replace;                    /* an existing target */
     bool no_template;                /* leave the chat template out */

@@ -6,6 +6,8 @@
 #include <string.h>
 #include <strings.h>
 
+#include "store.h"
+
 static bool has_prefix(const char *word, const char *prefix)
 {
     return !strncasecmp(word, prefix, strlen(prefix));
@@ -17,14 +19,11 @@ static bool has_suffix(const char *word, size_t n, const char *suffix)
     return n >= length && !strncmp(word + n - length, suffix, length);
 }
 
-bool source_is_reference(const char *word)
+bool source_is_template(const char *path)
 {
-    return has_prefix(word, "hf:") || has_prefix(word, "s3://") || has_prefix(word, "https://") || has_prefix(word, "http://");
-}
-
-char *source_name(const char *reference)
-{
-    return has_prefix(reference, "http") ? http_public_url(reference) : strdup(reference);
+    size_t n = strlen(SOURCE_TEMPLATES);
+    return !strncmp(path, SOURCE_TEMPLATES "/", n + 1) && path[n + 1] != '.' && !strchr(path + n + 1, '/') &&
+           has_suffix(path, strlen(path), ".jinja");
 }
 
 char *source_escape(const char *text)
@@ -77,7 +76,7 @@ static enum stele_status web_open(struct source *s, const char *reference, struc
 
 enum stele_status source_open(struct source *out, const char *reference, struct http *http, struct stele_error *err)
 {
-    *out = (struct source){.name = source_name(reference)};
+    *out = (struct source){.name = store_name(reference)};
     enum stele_status status;
     if (!out->name)
         status = stele_fail(err, STELE_SYSTEM, "no memory");

@@ -30,13 +30,6 @@ struct source {
     bool lists;
 };
 
-/* Whether a word is a reference, rather than the path of a file. */
-bool source_is_reference(const char *word);
-
-/* The name that a reference has in sentences, provenance and the store, malloc'ed: without user, password and query. NULL:
- * no memory. */
-char *source_name(const char *reference);
-
 /* Asks what a reference stands for. `http` may be NULL where nothing may be asked (offline): then only what the hub's local
  * cache has is found. */
 enum stele_status source_open(struct source *out, const char *reference, struct http *http, struct stele_error *err);
@@ -47,6 +40,10 @@ const char *source_authorities(const char *reference);
 
 /* The file of that name; remote_free gives it back. False: the source lists its files and not this one (or no memory). */
 bool source_file(const struct source *source, const char *name, struct remote *out);
+
+/* Whether a listed path is one of the templates beside chat_template.jinja: SOURCE_TEMPLATES/NAME.jinja. */
+#define SOURCE_TEMPLATES "additional_chat_templates"
+bool source_is_template(const char *path);
 
 /* Each kind's part of source_open. */
 enum stele_status hub_open(struct source *out, const char *reference, struct http *http, struct stele_error *err);

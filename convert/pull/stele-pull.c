@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* `stele pull`: options, progress, exit code. */
+/* `stele pull`: options, progress, exit code; and the other verbs of this program, which is told by argv[0] what it is. */
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
@@ -14,14 +14,15 @@
 #include "descriptors.h"
 #include "format.h"
 #include "pull.h"
-#include "source.h"
+#include "shelf.h"
+#include "store.h"
 
 enum { OPTION_WEIGHTS = 256, OPTION_CONNECTIONS, OPTION_CHUNK, OPTION_MEMORY, OPTION_TIMEOUT, OPTION_THREADS, OPTION_IGNORE,
        OPTION_STATS, OPTION_NO_TEMPLATE,
        IGNORED_MAX = 64 };
 
 static const char usage[] =
-    "usage: stele pull REF -o IMAGE [options]\n"
+    "usage: stele pull REF [-o IMAGE] [options]\n"
     "\n"
     "Compiles a checkpoint into a memory image while it arrives: no copy of the checkpoint touches the disk, and the image is\n"
     "the one that `stele convert` makes of the same files. REF is\n"
@@ -31,13 +32,17 @@ static const char usage[] =
     "                            AWS_ENDPOINT_URL, or AWS_PROFILE in ~/.aws/credentials and ~/.aws/config\n"
     "  https://HOST/FOLDER       a folder with config.json beside its model.safetensors or its shards, or one .safetensors\n"
     "\n"
-    "A pull that was cut off, by whatever, goes on where it was when it is called again. What came until then lies in\n"
-    "IMAGE.part. Digests that the source states are computed on the way and must match.\n"
+    "Without -o the image goes to the store ($STELE_HOME, else $XDG_DATA_HOME/stele or ~/.local/share/stele), its path is\n"
+    "written to standard output, and `stele run REF` finds it there; one that the store has of the same source, by the same\n"
+    "converter and with the same options, is not fetched again. REF#WEIGHTS is short for --weights.\n"
+    "\n"
+    "A pull that was cut off, by whatever, goes on where it was when it is called again; what came until then lies in\n"
+    "IMAGE.part or in the store. Digests that the source states are computed on the way and must match.\n"
     "\n"
     "options:\n"
-    "  -o IMAGE                the file to write\n"
+    "  -o IMAGE                the file to write (default: the store)\n"
     "  --weights TYPE          f32, bf16, f16, q8 or q4 (default: the source's type); q4 keeps embedding and head in q8\n"
-    "  -f                      replace IMAGE if it exists\n"
+    "  -f                      replace IMAGE if it exists; fetch what the store has anew\n"
     "  --connections N         requests at a time, 1 to 250 (default 16)\n"
     "  --chunk SIZE            bytes of a request (default 8M)\n"
     "  --memory SIZE           bytes on their way at most (default 256M)\n"
@@ -149,6 +154,20 @@ static enum stele_status read_count(struct pull_options *o, int c, const char *v
     }
 }
 
+/* Cuts #WEIGHTS off a reference. */
+static enum stele_status take_weights(struct pull_options *o, char *reference, struct stele_error *err)
+{
+    const char *word = store_weights(reference);
+    int weights = word && strcmp(word, "source") ? weights_of(word) : -1;
+    if (word && weights < 0 && strcmp(word, "source"))
+        return usage_error(err, "behind # there may be f32, bf16, f16, q8, q4 or source, not", word);
+    if (word && o->weights >= 0 && o->weights != weights)
+        return usage_error(err, "--weights names another type than", reference);
+    o->weights = word ? weights : o->weights;
+    reference[strcspn(reference, "#")] = '\0';
+    return STELE_OK;
+}
+
 static enum stele_status read_options(struct pull_options *o, const char **ignored, bool *stats, int argc, char **argv,
                                       struct stele_error *err)
 {
@@ -208,16 +227,28 @@ static enum stele_status read_options(struct pull_options *o, const char **ignor
         return optind == argc ? stele_fail(err, STELE_USAGE, "no REF is named; `stele help pull` says more")
                               : usage_error(err, "one REF is taken; there is also", argv[optind + 1]);
     o->reference = argv[optind];
-    if (!source_is_reference(o->reference))
+    if (!store_is_reference(o->reference))
         return usage_error(err, "a reference begins with hf:, s3:// or https://, unlike", o->reference);
-    return o->target ? STELE_OK : stele_fail(err, STELE_USAGE, "no target is named; -o IMAGE does");
+    return take_weights(o, argv[optind], err);
 }
+
+static const struct {
+    const char *name;
+    int (*run)(int argc, char **argv);
+} verbs[] = {
+    {"ls", shelf_ls},
+    {"rm", shelf_rm},
+    {"gc", shelf_gc},
+};
 
 int main(int argc, char **argv)
 {
     hold_standard_descriptors();
     signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error with a sentence */
     signal(SIGPIPE, SIG_IGN); /* a connection that ends is one too */
+    for (size_t i = 0; i < sizeof verbs / sizeof *verbs; i++)
+        if (!strcmp(argv[0], verbs[i].name))
+            return verbs[i].run(argc, argv);
     const char *ignored[IGNORED_MAX] = {NULL};
     struct stele_error err = {0};
     struct progress progress = {.terminal = isatty(STDERR_FILENO)};
@@ -241,6 +272,10 @@ int main(int argc, char **argv)
         fprintf(stderr, "stele pull: %s\n", err.text);
     if (stats)
         print_stats(&result);
+    if (status == STELE_OK && !options.target && (puts(result.path) < 0 || fflush(stdout))) {
+        fprintf(stderr, "stele pull: standard output: %s\n", strerror(errno));
+        status = STELE_SYSTEM;
+    }
     free(result.path);
     return (int)status;
 }

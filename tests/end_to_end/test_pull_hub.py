@@ -14,9 +14,13 @@ from workshop import *
 ROOT_FOLDER = scratch("hub-root")
 MIDDLE = llama("middle", hidden_size=256, intermediate_size=1024, num_hidden_layers=3, num_attention_heads=8, head_dim=32,
                vocab_size=2000, dtype="BF16", tie_word_embeddings=False)
-for _name, _source in {"org/demo": DEMO, "org/demo@v1": DEMO, "org/middle": MIDDLE}.items():
+for _name, _source in {"org/demo": DEMO, "org/demo@v1": DEMO, "org/middle": MIDDLE, "org/templates": DEMO}.items():
     shutil.copytree(_source, ROOT_FOLDER / _name)
 (ROOT_FOLDER / "org/demo@v1/generation_config.json").write_text('{"eos_token_id": 3}')
+
+(ROOT_FOLDER / "org/templates/additional_chat_templates").mkdir()
+(ROOT_FOLDER / "org/templates/additional_chat_templates/brief.jinja").write_text("{{ messages[0].content }}!")
+(ROOT_FOLDER / "org/templates/additional_chat_templates/.hidden").write_text("x")
 
 
 def hub_test(function):
@@ -56,6 +60,16 @@ def a_model_of_the_hub_is_pinned_to_its_commit_and_digests_are_recorded():
     other = pull(hub, "hf:org/demo@v1").exits(0)
     assert provenance(other.target)["source"]["revision"] != p["source"]["revision"]
     same_identity(other.target, converted(ROOT_FOLDER / "org/demo@v1"))
+    hub.stop()
+
+
+@hub_test
+def templates_beside_the_chat_template_come_with_it():
+    hub = Hub(ROOT_FOLDER)
+    r = pull(hub, "hf:org/templates", "--weights", "q8").exits(0)
+    same_identity(r.target, converted(ROOT_FOLDER / "org/templates", "--weights", "q8"))
+    assert ImageFile.read(r.target).identity != ImageFile.read(image(DEMO, "q8")).identity
+    assert os.listdir(r.target.parent) == ["model.stele"]
     hub.stop()
 
 
