@@ -78,16 +78,17 @@ for model in ["smollm2-135m", *LARGER]:
         dump = SCRATCH / "logits.bin"
         stele("logprobs", image(checkpoint), "--ids", ids_text(g["ids"]), "--dump-logits", dump).exits(0)
         got = np.fromfile(dump, "<f4").reshape(len(g["ids"]), g["n_vocab"]).astype(np.float64)
+        off = []
         for p in g["positions"]:
-            row, bound = got[p["position"]], EXACT * p["largest"]
-            assert np.abs(row[p["top_ids"]] - p["top_logits"]).max() <= bound, p["position"]
-            assert np.abs(row[:: g["sample_stride"]] - p["sample"]).max() <= bound, p["position"]
-            assert abs(np.logaddexp.reduce(row) - p["logsumexp"]) <= bound, p["position"]
+            row = got[p["position"]]
+            off.append(np.abs(row[p["top_ids"]] - p["top_logits"]).max() / p["largest"])
+            off.append(np.abs(row[:: g["sample_stride"]] - p["sample"]).max() / p["largest"])
+            off.append(abs(np.logaddexp.reduce(row) - p["logsumexp"]) / p["largest"])
         if g["file"]:
             want = np.fromfile(GOLDEN / g["file"], "<f4").reshape(-1, g["n_vocab"])
-            worst = np.abs(got[g["file_positions"]] - want).max() / np.abs(want).max()
-            print(f"      {checkpoint.name}: off by {worst:.1e} of the largest logit")
-            assert worst <= EXACT, f"off by {worst:.2e} of the largest logit"
+            off.append(np.abs(got[g["file_positions"]] - want).max() / np.abs(want).max())
+        print(f"      {checkpoint.name}: off by {max(off):.1e} of the largest logit")
+        assert max(off) <= EXACT, off
 
     for p in golden["perplexity"]:
 

@@ -26,10 +26,11 @@ def run_options(case, n_ids):
     return ["--kv", "f32", *(case["context"](n_ids) if case["context"] else [])]
 
 
-def dump(img, case, ids, *more):
+def dump(img, case, ids, *more, table=""):
     file = SCRATCH / "shape.bin"
     more = [*run_options(case, len(ids)), *more]
-    stele("logprobs", img, "--ids", " ".join(map(str, ids)), "--dump-logits", file, *more).exits(0)
+    stele("logprobs", img, "--ids", " ".join(map(str, ids)), "--dump-logits", file, *more,
+          env={"STELE_KERNELS": table}).exits(0)  # fmt: skip
     return file.read_bytes()
 
 
@@ -58,6 +59,26 @@ for name, case in shapes.CASES.items():
                     more = ["-n", len(entry["greedy"]), "--print", "ids", "--kv", "f32"]
                     r = stele("run", img, "--ids", " ".join(map(str, ids)), *more)
                     assert r.exits(0).ids == entry["greedy"], (name, len(ids), r.ids, entry["greedy"])
+
+
+# ---- rounded weights: no reference, but one answer ----
+
+TABLES = [t for t in ("generic", "avx2", "avx512", "neon")
+          if stele("run", image(TEXT_MODEL), "--ids", 1, "-n", 0, env={"STELE_KERNELS": t}).code == 0]  # fmt: skip
+
+
+@slow
+def rounded_images_of_every_shape_give_one_answer_on_every_table():
+    for name, case in shapes.CASES.items():
+        folder = fresh(name)
+        shapes.write(folder, case, expected[name]["seed"])
+        ids = expected[name]["inputs"][-1]["ids"]
+        for weights in ("q8", "q4"):
+            img, digests = converted(folder, "--weights", weights), set()
+            for chunk, threads, table in zip((16, 1, 3, 512), (3, 1, 2, 3), TABLES * 4):
+                answer = dump(img, case, ids, "--chunk", chunk, "--threads", threads, table=table)
+                digests.add(hashlib.sha256(answer).hexdigest())
+            assert len(digests) == 1, f"{name} {weights}: {len(digests)} answers"
 
 
 # ---- what transformers refuses, or takes for something that is not here ----
