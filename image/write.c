@@ -21,7 +21,11 @@ struct image_writer {
     char *temporary; /* name of the file being written; NULL while it has none */
     bool replace, keep; /* keep: the temporary was named by the caller and outlives this process */
     int fd;
-    uint64_t at;     /* bytes written so far */
+    uint64_t at;     /* bytes of the image so far */
+    /* The file is written by whole chunks of IMAGE_CHUNK bytes at multiples of it: so the page cache holds it in pages of
+     * that size where the kernel has such, and who maps the new image finds it in a few entries instead of thousands. */
+    uint8_t *buffer;                 /* [IMAGE_CHUNK], of the chunk under way; zeros where nothing was appended */
+    uint64_t buffer_at, from, to;    /* its place in the file; the part of it that is to be written */
     struct image_header header;
     struct image_section sections[IMAGE_SECTIONS_MAX];
     XXH3_state_t *chunk; /* over the bytes of the chunk that is not full yet */
@@ -51,6 +55,39 @@ static enum stele_status write_at(struct image_writer *w, const void *bytes, uin
         from += n;
         at += (uint64_t)n;
         length -= (uint64_t)n;
+    }
+    return STELE_OK;
+}
+
+/* Writes the chunk under way. */
+static enum stele_status flush(struct image_writer *w, struct stele_error *err)
+{
+    enum stele_status status = STELE_OK;
+    if (w->to)
+        status = write_at(w, w->buffer + w->from, w->to - w->from, w->buffer_at + w->from, err);
+    memset(w->buffer, 0, IMAGE_CHUNK);
+    w->from = w->to = 0;
+    return status;
+}
+
+/* Puts bytes at w->at, behind everything before. */
+static enum stele_status put(struct image_writer *w, const uint8_t *bytes, uint64_t length, struct stele_error *err)
+{
+    while (length) {
+        uint64_t in = w->at % IMAGE_CHUNK, n = IMAGE_CHUNK - in < length ? IMAGE_CHUNK - in : length;
+        if (w->to && w->buffer_at != w->at - in) {
+            enum stele_status status = flush(w, err);
+            if (status != STELE_OK)
+                return status;
+        }
+        if (!w->to)
+            w->from = in;
+        w->buffer_at = w->at - in;
+        memcpy(w->buffer + in, bytes, n);
+        w->to = in + n;
+        w->at += n;
+        bytes += n;
+        length -= n;
     }
     return STELE_OK;
 }
@@ -98,12 +135,13 @@ static enum stele_status check_target(struct image_writer *w, const char *path, 
 static enum stele_status writer_new(struct image_writer **out, const char *path, bool replace, struct stele_error *err)
 {
     struct image_writer *w = *out = calloc(1, sizeof *w);
-    if (!w || !(w->chunk = XXH3_createState())) {
-        free(w);
+    if (w)
+        w->fd = -1;
+    if (!w || !(w->chunk = XXH3_createState()) || !(w->buffer = calloc(1, IMAGE_CHUNK))) {
+        image_abandon(w);
         *out = NULL;
         return stele_fail(err, STELE_SYSTEM, "%s: no memory to write it", path);
     }
-    w->fd = -1;
     w->replace = replace;
     w->at = 2 * IMAGE_PAGE;
     memcpy(w->header.magic, IMAGE_MAGIC, sizeof w->header.magic);
@@ -227,6 +265,8 @@ enum stele_status image_begin_placed(struct image_writer *w, enum section_kind k
                                      struct stele_error *err)
 {
     enum stele_status status = image_begin_section(w, kind, align, err);
+    if (status == STELE_OK)
+        status = flush(w, err); /* what is placed goes past the buffer, which must not cover it later */
     if (status != STELE_OK)
         return status;
     w->digest_count = (size_t)((length + IMAGE_CHUNK - 1) / IMAGE_CHUNK);
@@ -283,9 +323,8 @@ enum stele_status image_place(struct image_writer *w, const void *bytes, uint64_
 
 enum stele_status image_append(struct image_writer *w, const void *bytes, uint64_t length, struct stele_error *err)
 {
-    enum stele_status status = write_at(w, bytes, length, w->at, err);
+    enum stele_status status = put(w, bytes, length, err);
     const uint8_t *from = bytes;
-    w->at += status == STELE_OK ? length : 0;
     while (status == STELE_OK && length) {
         uint64_t n = IMAGE_CHUNK - w->chunk_bytes < length ? IMAGE_CHUNK - w->chunk_bytes : length;
         XXH3_128bits_update(w->chunk, from, n);
@@ -377,6 +416,8 @@ enum stele_status image_finish(struct image_writer *w, struct stele_error *err)
 {
     enum stele_status status = end_section(w, err);
     if (status == STELE_OK)
+        status = flush(w, err);
+    if (status == STELE_OK)
         status = write_header(w, err);
     if (status == STELE_OK && (ftruncate(w->fd, (off_t)w->at) || fsync(w->fd)))
         status = failed(w, err);
@@ -395,6 +436,7 @@ void image_abandon(struct image_writer *w)
     if (w->fd >= 0)
         close(w->fd);
     XXH3_freeState(w->chunk);
+    free(w->buffer);
     free(w->temporary);
     free(w->digests);
     free(w->missing);
