@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The tokenizer's contract beyond its results: what it refuses, touches, takes, and survives. */
 #include <check.h>
+#include <dirent.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -254,6 +255,206 @@ START_TEST(a_damaged_section_is_survived)
 }
 END_TEST
 
+/* ------------------------------------------------------------------------------------- content */
+
+/* An added token as texts spell it. */
+struct spelled {
+    const char *text;
+    size_t length;
+    uint32_t id, flags;
+    bool normalized; /* sought in normalised text */
+};
+
+enum { SPELLED_MAX = 60, TEXT_ROOM = 600 };
+
+static size_t gather_spelled(const struct loaded *l, struct spelled *out)
+{
+    const struct vocab *v = &l->tokenizer.vocab;
+    const struct vocab_added *added = vocab_records(v, VOCAB_ADDED);
+    const struct vocab_node *nodes = vocab_records(v, VOCAB_NORMAL);
+    uint32_t count = vocab_count(v, VOCAB_ADDED), flags, stride = count / SPELLED_MAX + 1;
+    size_t n = 0;
+    for (uint32_t i = 0; i < count; i += stride) {
+        struct spelled s = {.id = added[i].id, .flags = added[i].flags};
+        for (uint32_t j = 0; j < vocab_count(v, VOCAB_NORMAL); j++)
+            s.normalized |= nodes[j].added == i;
+        if (!vocab_token(v, s.id, &s.text, &s.length, &flags) || !s.length || s.length > 36 ||
+            utf8_valid(s.text, s.length) < s.length)
+            continue;
+        if (s.normalized && s.length > 3 && !memcmp(s.text, "\xe2\x96\x81", 3)) { /* of Prepend, not of the text */
+            s.text += 3;
+            s.length -= 3;
+        }
+        out[n++] = s;
+    }
+    return n;
+}
+
+static uint32_t random_below(uint64_t *seed, uint32_t n)
+{
+    *seed = *seed * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(*seed >> 33) % n;
+}
+
+/* Text of tokens, their beginnings and ends, marks, spaces and words; each part is content or not, as its bytes say. */
+static size_t random_text(uint64_t *seed, const struct spelled *tokens, size_t count, char *text, uint8_t *content)
+{
+    static const char *const words[] = {
+        " ", "a",  "hi there",     "\xcc\x81", "\xcc\xb8",     "\xc3\xa9", "\n\n", "  ", "\xe4\xb8\xad",
+        "<", "|>", "\xe2\x96\x81", "e",        "\xe2\x80\x8d", "12",       "    "};
+    size_t n = 0;
+    for (int part = 0; part < 16; part++) {
+        const char *from = words[random_below(seed, 16)];
+        size_t length = strlen(from);
+        if (count && random_below(seed, 2)) {
+            const struct spelled *t = &tokens[random_below(seed, (uint32_t)count)];
+            size_t cut = random_below(seed, 3) ? 0 : random_below(seed, (uint32_t)t->length);
+            while (cut && ((unsigned char)t->text[cut] & 0xc0) == 0x80)
+                cut--; /* not in a character */
+            bool head = random_below(seed, 2);
+            from = head || !cut ? t->text : t->text + cut;
+            length = !cut ? t->length : head ? cut : t->length - cut;
+        }
+        memcpy(text + n, from, length);
+        memset(content + n, random_below(seed, 2) ? 1 : 0, length);
+        n += length;
+    }
+    return n;
+}
+
+/* How often a token is spelled with no byte of content. */
+static size_t spelled_free(const struct spelled *s, const char *text, const uint8_t *content, size_t bytes)
+{
+    size_t n = 0;
+    for (size_t at = 0; at + s->length <= bytes; at++)
+        n += !memcmp(text + at, s->text, s->length) && !memchr(content + at, 1, s->length);
+    return n;
+}
+
+static size_t count_id(const uint32_t *ids, size_t count, uint32_t id)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < count; i++)
+        n += ids[i] == id;
+    return n;
+}
+
+/* ck_assert_msg notes each time in a file that it came by. */
+#define expect(true_one, ...) \
+    do { \
+        if (!(true_one)) \
+            ck_abort_msg(__VA_ARGS__); \
+    } while (0)
+
+static bool same_ids(const uint32_t *a, size_t a_count, const uint32_t *b, size_t b_count)
+{
+    return a_count == b_count && (!a_count || !memcmp(a, b, a_count * sizeof *a));
+}
+
+/* Ids of a text by marks; the caller frees them. */
+static size_t encode_marked(const struct loaded *l, const char *text, const uint8_t *content, size_t bytes,
+                            unsigned flags, uint32_t **ids)
+{
+    size_t count;
+    struct stele_error err;
+    flags |= TOKENIZER_BARE;
+    expect(!tokenizer_encode(&l->tokenizer, text, content, bytes, flags, ids, &count, &err), "%s", err.text);
+    return count;
+}
+
+/* `exact`: normalised tokens are spelled in normalised text as in the text itself. */
+static void check_content(const struct loaded *l, const char *path, int rounds, bool exact)
+{
+    static uint8_t none[TEXT_ROOM * 2], all[TEXT_ROOM * 2], content[TEXT_ROOM * 2];
+    struct spelled tokens[SPELLED_MAX];
+    size_t count = gather_spelled(l, tokens);
+    bool ordinary = false;
+    uint64_t seed = 11;
+    memset(all, 1, sizeof all);
+    const struct vocab_added *added = vocab_records(&l->tokenizer.vocab, VOCAB_ADDED);
+    for (uint32_t i = 0; i < vocab_count(&l->tokenizer.vocab, VOCAB_ADDED); i++)
+        ordinary |= (added[i].flags & ADDED_ORDINARY) != 0;
+    for (int round = 0; round < rounds; round++) {
+        char text[TEXT_ROOM * 2];
+        uint32_t *a, *b, *c, *d, *e;
+        size_t n = random_text(&seed, tokens, count, text, content);
+        size_t a_count = encode_marked(l, text, NULL, n, 0, &a), b_count = encode_marked(l, text, none, n, 0, &b);
+        size_t c_count = encode_marked(l, text, all, n, 0, &c);
+        size_t d_count = encode_marked(l, text, NULL, n, TOKENIZER_PLAIN, &d);
+        size_t e_count = encode_marked(l, text, content, n, 0, &e);
+        expect(same_ids(a, a_count, b, b_count), "%s: without content other ids: \"%.*s\"", path, (int)n, text);
+        expect(ordinary || same_ids(c, c_count, d, d_count), "%s: all content, not plain: \"%.*s\"", path, (int)n,
+               text);
+        if (same_ids(a, a_count, d, d_count) && !ordinary)
+            expect(same_ids(e, e_count, a, a_count), "%s: nothing is spelled, other ids: \"%.*s\"", path, (int)n,
+                   text);
+        for (size_t i = 0; i < count; i++) {
+            const struct spelled *s = &tokens[i];
+            if ((s->flags & ADDED_ORDINARY) || (s->normalized && !exact) || count_id(d, d_count, s->id))
+                continue; /* the last: plain text leads to the id, too */
+            size_t most = spelled_free(s, text, content, n), got = count_id(e, e_count, s->id);
+            expect(got <= most, "%s: id %" PRIu32 " %zu times, free %zu times: \"%.*s\"", path, s->id, got, most,
+                   (int)n, text);
+        }
+        free(a);
+        free(b);
+        free(c);
+        free(d);
+        free(e);
+    }
+}
+
+/* All vocabularies in a folder of such. */
+static void check_folder(const char *folder, int rounds, int *checked)
+{
+    DIR *dir = opendir(folder);
+    if (!dir) {
+        printf("skipped: no %s\n", folder);
+        return;
+    }
+    for (struct dirent *entry; (entry = readdir(dir));) {
+        char path[8192];
+        struct loaded l;
+        snprintf(path, sizeof path, "%s/%.255s/tokenizer.json", folder, entry->d_name);
+        if (*entry->d_name == '.' || access(path, R_OK) || vocab_build(&l.section, &l.length, path, NULL, NULL))
+            continue; /* what is not supported is refused: check_cases.c */
+        expect(!tokenizer_open(&l.tokenizer, l.section, l.length, NULL), "%s", path);
+        check_content(&l, path, rounds, false);
+        free(l.section);
+        ++*checked;
+    }
+    closedir(dir);
+}
+
+START_TEST(content_spells_no_added_token_whatever_the_vocabulary)
+{
+    const char *data = getenv("STELE_TEST_DATA");
+    char path[4096] = "tests/text/fixtures";
+    int checked = 0;
+    if (_i)
+        snprintf(path, sizeof path, "%s/tokenizers/synthetic", data ? data : "../shared");
+    check_folder(path, 60, &checked);
+    printf("content: %d vocabularies\n", checked);
+    ck_assert(_i || checked > 5);
+}
+END_TEST
+
+START_TEST(content_spells_no_added_token_of_a_models_vocabulary)
+{
+    static const struct {
+        const char *name;
+        bool exact;
+    } vocabularies[] = {{"tokenizers/llama2-normalized", true}, {"tokenizers/phi3-mini", true},
+                        {"tokenizers/deepseek-v3", true},       {"tokenizers/olmo", false},
+                        {"tokenizers/gpt2", true},              {"models/trained12M", true}};
+    struct loaded l;
+    if (!load_data(&l, vocabularies[_i].name))
+        return;
+    check_content(&l, vocabularies[_i].name, 300, vocabularies[_i].exact);
+    free(l.section);
+}
+END_TEST
+
 /* --------------------------------------------------------------------------------- cost of text */
 
 static long peak_bytes(void)
@@ -370,6 +571,8 @@ int main(void)
     tcase_add_loop_test(tc, a_piece_is_the_bytes_of_one_token, 0, 3);
     tcase_add_test(tc, the_same_file_gives_the_same_bytes);
     tcase_add_loop_test(tc, a_damaged_section_is_survived, 0, 5);
+    tcase_add_loop_test(tc, content_spells_no_added_token_whatever_the_vocabulary, 0, 2);
+    tcase_add_loop_test(tc, content_spells_no_added_token_of_a_models_vocabulary, 0, 6);
     tcase_add_loop_test(tc, a_long_run_takes_little_time_and_memory, 0, 4 * 11);
     tcase_add_test(tc, the_section_of_a_small_vocabulary_is_small);
     tcase_add_loop_test(tc, encoding_is_fast, 0, 4);
