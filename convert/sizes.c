@@ -134,7 +134,7 @@ static enum stele_status compile_text(struct outline *o)
         status = vocab_build(&o->vocabulary, &o->vocabulary_length, tokenizer, config_path, o->err);
     if (status == STELE_OK && tokenizer && config_path)
         status = json_read_file(&config, config_path, o->err);
-    if (status == STELE_OK && tokenizer)
+    if (status == STELE_OK && tokenizer && !o->source->no_template)
         status = template_build(&o->templates, &o->templates_length, o->source->path, config, o->err);
     json_decref(config);
     free(config_path);
@@ -175,7 +175,8 @@ static enum stele_status measure_provenance(struct outline *o)
 {
     struct convert_options options = {.source = o->source->path,
                                       .weights = o->source->weights,
-                                      .ignored_keys = o->source->ignored_keys};
+                                      .ignored_keys = o->source->ignored_keys,
+                                      .no_template = o->source->no_template};
     struct checkpoint empty = o->checkpoint;
     char *text = NULL;
     if (!o->emitter.source)

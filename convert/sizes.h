@@ -18,6 +18,7 @@ struct sizes_source {
     const char *path; /* config.json, or a folder with one, whose weights and tokenizer may lack */
     int weights;      /* enum tensor_type; -1: the source's, which a config alone must name */
     const char *const *ignored_keys; /* of config.json; NULL behind the last; may be NULL */
+    bool no_template;                /* as the converter's option */
 };
 
 /* *fd is a file in memory with the outline of an image, which is the caller's. What its sections do

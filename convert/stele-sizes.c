@@ -27,6 +27,7 @@ enum {
     OPTION_THREADS,
     OPTION_JSON,
     OPTION_IGNORE,
+    OPTION_NO_TEMPLATE,
     IGNORED_MAX = 64,
 };
 
@@ -54,6 +55,7 @@ static const char usage[] =
     "  --threads N             default: the CPUs this process may use\n"
     "  --ignore-key NAME       go on though config.json has this key, which stele does not know; "
     "may be repeated\n"
+    "  --no-template           without the model's chat template, as in stele convert\n"
     "  --json                  one JSON object\n"
     "\n"
     "exit codes: 0 done, 1 system, 2 usage, 3 input, 4 damaged\n";
@@ -113,6 +115,7 @@ static enum stele_status read_options(struct settings *s, const char **ignored, 
                                             {"chunk", required_argument, NULL, OPTION_CHUNK},
                                             {"threads", required_argument, NULL, OPTION_THREADS},
                                             {"ignore-key", required_argument, NULL, OPTION_IGNORE},
+                                            {"no-template", no_argument, NULL, OPTION_NO_TEMPLATE},
                                             {"json", no_argument, NULL, OPTION_JSON},
                                             {"help", no_argument, NULL, 'h'},
                                             {0}};
@@ -141,6 +144,9 @@ static enum stele_status read_options(struct settings *s, const char **ignored, 
             break;
         case OPTION_JSON:
             s->json = true;
+            break;
+        case OPTION_NO_TEMPLATE:
+            s->source.no_template = true;
             break;
         case OPTION_IGNORE:
             if (n + 1 >= IGNORED_MAX)

@@ -24,7 +24,7 @@ extern struct cmd_chat cmd_chat;
     {"--template", OPTION_TEXT, &cmd_chat.template_name, "NAME", "of several chat templates (default: as transformers)",  \
      0, 0, NULL},                                                                                                         \
     {"--date", OPTION_TEXT, &cmd_chat.date, "DATE",                                                                       \
-     "YYYY-MM-DD, for the template (default: SOURCE_DATE_EPOCH, else today)", 0, 0, NULL},                                \
+     "YYYY-MM-DD[THH:MM:SS], for the template (default: SOURCE_DATE_EPOCH, else now)", 0, 0, NULL},                       \
     {"--trust-content", OPTION_FLAG, &cmd_chat.trust_content, NULL,                                                       \
      "control tokens spelled in messages are control tokens", 0, 0, NULL}
 

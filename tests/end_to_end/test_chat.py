@@ -566,6 +566,17 @@ def a_model_without_its_template_takes_raw_text():
     assert "none" in stele("inspect", target).exits(0).text
 
 
+@test
+def sizes_counts_the_template_and_leaves_it_out_as_convert_does():
+    folder = with_template("{{ messages }}" * 50, byte_level(["<s>"]))
+    bytes_of = lambda *options: json.loads(stele("sizes", folder, "--json", *options).exits(0).text)["image_bytes"]
+    for options in ([], ["--no-template"]):
+        assert bytes_of(*options) == converted(folder, *options).stat().st_size
+    refused = with_template("{% include 'x' %}", byte_level(["<s>"]))
+    stele("sizes", refused).exits(3, "include")
+    stele("sizes", refused, "--no-template").exits(0)
+
+
 # ---- where templates are found ----
 
 
