@@ -214,7 +214,8 @@ struct encoder {
     struct normalizer normalizer;
     struct pretoken pretoken;
     struct bpe bpe;
-    struct text_buffer marked, marks; /* normalised piece by piece, and its content (marks) */
+    struct normalizer parts;          /* for parts of a stretch; what they make, and which of it */
+    struct text_buffer marked, marks; /* is content */
     struct id_buffer out;
 };
 
@@ -274,7 +275,6 @@ static enum stele_status mark_normalized(struct encoder *e, const char *text,
                                          const char *normalized, size_t normalized_length,
                                          struct stele_error *err)
 {
-    struct normalizer parts = {.vocab = e->vocab};
     enum stele_status status = STELE_OK;
     e->marked.length = e->marks.length = 0;
     for (size_t at = 0, end; at < length && !status; at = end) {
@@ -282,14 +282,13 @@ static enum stele_status mark_normalized(struct encoder *e, const char *text,
         size_t part_length;
         for (end = at + 1; end < length && !content[end] == !content[at];)
             end++;
-        parts.inside = at > 0;
-        status = normalizer_run(&parts, text + at, end - at, &part, &part_length, err);
+        e->parts.inside = at > 0;
+        status = normalizer_run(&e->parts, text + at, end - at, &part, &part_length, err);
         if (!status)
             status = text_append(&e->marked, part, part_length, err);
         if (!status)
             status = append_marks(&e->marks, content[at], part_length, err);
     }
-    normalizer_free(&parts);
     if (!status && (e->marked.length != normalized_length ||
                     memcmp(e->marked.data, normalized, normalized_length))) {
         e->marks.length = 0;
@@ -374,7 +373,7 @@ enum stele_status tokenizer_encode(const struct tokenizer *t, const char *text,
         return stele_fail(err, STELE_SYSTEM, "no memory to encode text");
     e->vocab = &t->vocab;
     e->flags = flags;
-    e->normalizer.vocab = &t->vocab;
+    e->normalizer.vocab = e->parts.vocab = &t->vocab;
     enum stele_status status = bpe_open(&e->bpe, &t->vocab, err);
     if (!status)
         status = pretoken_open(&e->pretoken, &t->vocab, err);
@@ -393,6 +392,7 @@ enum stele_status tokenizer_encode(const struct tokenizer *t, const char *text,
     bpe_free(&e->bpe);
     pretoken_close(&e->pretoken);
     normalizer_free(&e->normalizer);
+    normalizer_free(&e->parts);
     free(e);
     return status;
 }
