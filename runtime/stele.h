@@ -7,8 +7,8 @@
  *     chat      conversations as the model reads them, by its own template
  *     generate  the loop: step, draw, stop
  *
- * Calls that can fail return an enum stele_status and fill *err (error.h). The library never prints, exits or touches
- * signals. Sizes are in bytes unless a name says otherwise. Ids are below stele_image_info.vocabulary.
+ * Calls that can fail return an enum stele_status and fill *err (error.h; NULL is allowed). The library never prints, exits
+ * or touches signals. Sizes are in bytes unless a name says otherwise. Ids are below stele_image_info.vocabulary.
  *
  * The surface has a version, which is also the number in libstele.so.1. Within it a program goes on running without being
  * built anew: functions and values of enums are added; none goes, changes its arguments or what it does; no struct grows and
@@ -61,7 +61,7 @@ STELE_API struct stele_image_info stele_image_info(const struct stele_image *ima
 STELE_API const char *stele_image_name(const struct stele_image *image); /* info.name, and no page is touched */
 
 enum stele_description {
-    STELE_DESCRIBE_JSON,    /* all there is, as one object: `stele help inspect` */
+    STELE_DESCRIBE_JSON,    /* all there is, as one object */
     STELE_DESCRIBE_SUMMARY, /* for people; control bytes in names are escaped */
     STELE_DESCRIBE_PLAN,
     STELE_DESCRIBE_TENSORS,

@@ -267,6 +267,19 @@ if not SAN:
         lib.stele_image_close(img)
 
     @test
+    def every_call_can_fail_without_an_error_to_fill():
+        img, out = opened(image(DEMO)), ctypes.c_void_p()
+        options, missing = (ctypes.c_uint64 * 10)(), str(SCRATCH / "missing.stele").encode()
+        options[0] = 1000  # threads
+        chat = (ctypes.c_uint64 * 15)()
+        assert lib.stele_image_open(ctypes.byref(out), missing, None) == 1 and not out.value
+        assert lib.stele_session_open(ctypes.byref(out), img, options, None) == 2 and not out.value
+        assert lib.stele_render((ctypes.c_uint64 * 6)(), img, chat, None) in (2, 3)
+        chat[11] = 1  # reserved
+        assert lib.stele_render((ctypes.c_uint64 * 6)(), img, chat, None) == 2
+        lib.stele_image_close(img)
+
+    @test
     def an_address_is_the_images_or_not_and_a_file_cut_short_is_told():
         target = SCRATCH / "short.stele"
         shutil.copyfile(image(DEMO), target)
