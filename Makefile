@@ -56,7 +56,7 @@ SCRIPTS := $(filter-out $(if $(SAN)$(filter-out x86_64,$(MACHINE)),tests/end_to_
 # Debian's libonig-dev can be there for one machine only: the other one's library is named by its file.
 RUNTIME_LIBS := -lxxhash -lutf8proc $(if $(CROSS),-l:libonig.so.5,-lonig) -lm
 CONVERT_LIBS := -ljansson
-PULL_LIBS    := -lcurl -lcrypto
+PULL_LIBS    := -lcurl -lcrypto -lzstd
 CHECK_LIBS   := -lcheck_pic -lsubunit -lrt
 LIBS_check_oracle := -lopenblas
 
@@ -112,7 +112,7 @@ $(B)/tests/%: $(B)/tests/%.o $(CONVERT) $(B)/rooms.a
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(CHECK_LIBS) $(CONVERT_LIBS) $(RUNTIME_LIBS) $(LIBS_$(notdir $*))
 
 $(B)/convert/% $(B)/tests/%: CFLAGS_ALL += -Iconvert
-$(B)/convert/quantise.o: OPT += -O3
+$(B)/convert/quantise.o $(B)/convert/pull/packed.o: OPT += -O3
 $(B)/blas/avx2.o:   CFLAGS_ALL += -mavx2 -mfma -mf16c
 $(B)/blas/avx512.o: CFLAGS_ALL += -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma -mf16c
 

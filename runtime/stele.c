@@ -38,6 +38,8 @@ static const struct {
     {"ls", "pull", "[--json]"},
     {"rm", "pull", "REF|IDENTITY..."},
     {"gc", "pull", "[-n]"},
+    {"pack", "pull", "IMAGE -o FILE [-f] [--threads N]"},
+    {"unpack", "pull", "FILE -o IMAGE [-f] [--threads N]"},
     {"compare", "compare", "IMAGE DIR|FILE [--bound X]"},
     {"sizes", "sizes", "CONFIG|IMAGE|DIR [--context N] [--parallel N] [--weights TYPE]"},
 };

@@ -16,6 +16,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include "carry.h"
 #include "convert.h"
 #include "image.h"
 #include "provenance.h"
@@ -468,11 +469,9 @@ static enum stele_status begin_image(void *context, struct image_writer **out, c
     return status;
 }
 
-static enum stele_status stream_into(void *context, struct emitter *emitter, struct image_writer *writer, uint64_t align,
-                                     struct stele_error *err)
+static struct stream_options stream_options(const struct puller *p)
 {
-    struct puller *p = context;
-    const struct stream_options options = {
+    return (struct stream_options){
         .http = p->http,
         .files = p->remotes,
         .file_count = p->remote_count,
@@ -483,6 +482,13 @@ static enum stele_status stream_into(void *context, struct emitter *emitter, str
         .progress = p->options->progress,
         .context = p->options->context,
     };
+}
+
+static enum stele_status stream_into(void *context, struct emitter *emitter, struct image_writer *writer, uint64_t align,
+                                     struct stele_error *err)
+{
+    struct puller *p = context;
+    const struct stream_options options = stream_options(p);
     return stream_weights(&options, emitter, writer, align, &p->journal, &p->result->stream, err);
 }
 
@@ -507,6 +513,65 @@ static enum stele_status say_where_from(void *context, char **out, const struct 
     enum stele_status status = provenance_text(out, options, done ? files : NULL, origin, err);
     json_decref(files);
     json_decref(origin);
+    return status;
+}
+
+/* ---- a finished image ---- */
+
+static enum stele_status place_image(struct puller *p)
+{
+    bool replace = p->options->replace || p->entry;
+    if (!renameat2(AT_FDCWD, p->image, AT_FDCWD, p->target, replace ? 0 : RENAME_NOREPLACE))
+        return STELE_OK;
+    return errno == EEXIST ? stele_fail(p->err, STELE_USAGE, "%s: exists; -f replaces it", p->target)
+                           : stele_fail(p->err, STELE_SYSTEM, "%s: cannot write it: %s", p->target, strerror(errno));
+}
+
+static enum stele_status fetch_begun(struct puller *p, const struct carry *carry, int fd)
+{
+    struct image_digest source;
+    bool other;
+    if (!digest_source(&source, p, NULL, 0))
+        return stele_fail(p->err, STELE_SYSTEM, "no memory for a digest");
+    digest_text(p->key, &source);
+    if (stored(p, p->key, NULL)) {
+        p->reused = true;
+        return STELE_OK;
+    }
+    p->begun = true;
+    if (journal_read(&p->journal, fd, &source, &other) && p->journal.at)
+        fprintf(stderr, "stele pull: going on with what an earlier pull has fetched\n");
+    else {
+        journal_begin(&p->journal, &source);
+        if (ftruncate(fd, 0))
+            return stele_fail(p->err, STELE_SYSTEM, "%s: cannot write it: %s", p->image, strerror(errno));
+        if (fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)carry->index.image_bytes) && errno != EOPNOTSUPP)
+            return stele_fail(p->err, STELE_SYSTEM, "%s: cannot reserve the %" PRIu64 " bytes of the image: %s", p->target,
+                              carry->index.image_bytes, strerror(errno));
+    }
+    const struct stream_options options = stream_options(p);
+    enum stele_status status = carry_image(carry, &options, fd, p->image, &p->journal, &p->result->stream, p->err);
+    return status == STELE_OK ? place_image(p) : status;
+}
+
+static enum stele_status fetch_image(struct puller *p)
+{
+    struct carry carry = {0};
+    p->remotes = calloc(1, sizeof *p->remotes);
+    p->headers = calloc(1, sizeof *p->headers);
+    if (!p->remotes || !p->headers)
+        return stele_fail(p->err, STELE_SYSTEM, "no memory");
+    if (!source_file(&p->source, p->source.image, &p->remotes[0]))
+        return stele_fail(p->err, STELE_UNREACHABLE, "%s: it is not there", p->source.name);
+    p->remote_count = 1;
+    int fd = open(p->image, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
+    enum stele_status status = fd >= 0 ? carry_open(&carry, p->http, &p->remotes[0], p->err)
+                                       : stele_fail(p->err, STELE_SYSTEM, "%s: cannot write it: %s", p->image, strerror(errno));
+    if (status == STELE_OK)
+        status = fetch_begun(p, &carry, fd);
+    if (fd >= 0)
+        close(fd);
+    carry_close(&carry);
     return status;
 }
 
@@ -540,6 +605,8 @@ static enum stele_status compile(struct puller *p)
     arrival.open = open_checkpoint;
     arrival.begin = begin_image;
     arrival.weights = stream_into;
+    if (p->source.image)
+        return fetch_image(p);
     enum stele_status status = fetch_small(p);
     return status == STELE_OK ? convert_checkpoint(&options, p->err) : status;
 }
@@ -644,7 +711,10 @@ static enum stele_status pull_into(struct puller *p)
     if (status != STELE_OK)
         return status;
     p->reused = p->source.revision && stored(p, NULL, p->source.revision);
-    status = p->reused ? STELE_OK : compile_steadily(p);
+    if (p->source.image && p->options->weights >= 0)
+        status = stele_fail(p->err, STELE_USAGE, "%s: a finished image has its weights; --weights cannot change them", p->source.name);
+    else
+        status = p->reused ? STELE_OK : compile_steadily(p);
     if (p->reused)
         status = STELE_OK;
     else if (status == STELE_OK && p->entry)

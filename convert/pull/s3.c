@@ -208,6 +208,11 @@ enum stele_status s3_open(struct source *s, const char *reference, struct http *
     enum stele_status status = read_place(&place, reference, err);
     if (status != STELE_OK)
         return status;
+    if (source_names_image(place.prefix, strlen(place.prefix))) { /* its folder is the prefix */
+        char *slash = strrchr(place.prefix, '/');
+        s->image = strdup(slash ? slash + 1 : place.prefix);
+        *(slash ? slash : place.prefix) = '\0';
+    }
     read_settings(&settings);
     char *bucket = bucket_url(&settings, place.bucket), *prefix = NULL, *escaped = source_escape(place.prefix);
     if (asprintf(&prefix, "%s%s", place.prefix, place.prefix[0] ? "/" : "") < 0)

@@ -19,6 +19,11 @@ static bool has_suffix(const char *word, size_t n, const char *suffix)
     return n >= length && !strncmp(word + n - length, suffix, length);
 }
 
+bool source_names_image(const char *path, size_t n)
+{
+    return has_suffix(path, n, ".stele") || has_suffix(path, n, ".stele.zst");
+}
+
 bool source_is_template(const char *path)
 {
     size_t n = strlen(SOURCE_TEMPLATES);
@@ -63,10 +68,13 @@ static enum stele_status web_open(struct source *s, const char *reference, struc
     if (reference[n] == '?' && !(s->query = strndup(reference + n, strcspn(reference + n, "#"))))
         return stele_fail(err, STELE_SYSTEM, "%s: no memory", s->name);
     size_t folder = n;
-    if (has_suffix(reference, n, ".safetensors")) {
+    bool image = source_names_image(reference, n);
+    if (image || has_suffix(reference, n, ".safetensors")) {
         while (reference[folder - 1] != '/')
             folder--;
-        s->single = curl_easy_unescape(NULL, reference + folder, (int)(n - folder), NULL);
+        char *name = curl_easy_unescape(NULL, reference + folder, (int)(n - folder), NULL);
+        *(image ? &s->image : &s->single) = name ? strdup(name) : NULL;
+        curl_free(name);
     }
     bool slash = reference[folder - 1] == '/';
     if (asprintf(&s->base, "%.*s%s", (int)folder, reference, slash ? "" : "/") < 0)
@@ -101,6 +109,7 @@ void source_close(struct source *s)
     free(s->base);
     free(s->query);
     free(s->single);
+    free(s->image);
     free(s->snapshot);
     free(s->login.header);
     free(s->login.keys);

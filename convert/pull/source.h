@@ -4,7 +4,9 @@
  *
  *     hf:ORG/NAME[@REVISION]   a hub (hub.c)
  *     s3://BUCKET/PREFIX       an object store (s3.c)
- *     https://HOST/...         a folder, a single .safetensors with its config.json beside it, or an image */
+ *     https://HOST/...         a folder, or a single .safetensors with its config.json beside it
+ *
+ * At both of the latter, a name that ends in .stele or .stele.zst is a finished image. */
 #ifndef CONVERT_PULL_SOURCE_H
 #define CONVERT_PULL_SOURCE_H
 
@@ -22,6 +24,7 @@ struct source {
     char *base;      /* URL of the folder, with a slash at its end */
     char *query;     /* behind each URL; NULL: nothing */
     char *single;    /* name of the only file of weights; NULL: as a checkpoint has them */
+    char *image;     /* name of a finished image, plain or packed; NULL: it is a checkpoint */
     char *snapshot;  /* a local folder that holds the checkpoint; NULL: none */
     const char *authorities;
     struct http_login login;
@@ -51,6 +54,9 @@ enum stele_status s3_open(struct source *out, const char *reference, struct http
 
 /* HF_HUB_OFFLINE. */
 bool hub_offline(void);
+
+/* Whether n bytes of a path end as the name of an image does. */
+bool source_names_image(const char *path, size_t n);
 
 /* A part of a URL's path, escaped but for slashes. malloc'ed. */
 char *source_escape(const char *text);

@@ -13,6 +13,7 @@
 #include "cpus.h"
 #include "descriptors.h"
 #include "format.h"
+#include "parcel.h"
 #include "pull.h"
 #include "shelf.h"
 #include "store.h"
@@ -31,6 +32,7 @@ static const char usage[] =
     "  s3://BUCKET/PREFIX        an object store: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION,\n"
     "                            AWS_ENDPOINT_URL, or AWS_PROFILE in ~/.aws/credentials and ~/.aws/config\n"
     "  https://HOST/FOLDER       a folder with config.json beside its model.safetensors or its shards, or one .safetensors\n"
+    "  https://..., s3://...     with .stele or .stele.zst at its end: a finished image, plain or packed by `stele pack`\n"
     "\n"
     "Without -o the image goes to the store ($STELE_HOME, else $XDG_DATA_HOME/stele or ~/.local/share/stele), its path is\n"
     "written to standard output, and `stele run REF` finds it there; one that the store has of the same source, by the same\n"
@@ -239,6 +241,8 @@ static const struct {
     {"ls", shelf_ls},
     {"rm", shelf_rm},
     {"gc", shelf_gc},
+    {"pack", parcel_pack},
+    {"unpack", parcel_unpack},
 };
 
 int main(int argc, char **argv)
