@@ -40,6 +40,7 @@ static const struct {
     {"gc", "pull", "[-n]"},
     {"pack", "pull", "IMAGE -o FILE [-f] [--threads N]"},
     {"unpack", "pull", "FILE -o IMAGE [-f] [--threads N]"},
+    {"push", "pull", "IMAGE s3://BUCKET/KEY [--part SIZE] [--connections N]"},
     {"compare", "compare", "IMAGE DIR|FILE [--bound X]"},
     {"sizes", "sizes", "CONFIG|IMAGE|DIR [--context N] [--parallel N] [--weights TYPE]"},
 };

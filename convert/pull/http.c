@@ -148,10 +148,12 @@ static bool check_answer(struct transfer *t)
     curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &t->code);
     curl_easy_getinfo(t->easy, CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &length);
     curl_easy_getinfo(t->easy, CURLINFO_EFFECTIVE_URL, &url);
-    if (t->code != 200 && t->code != 206) {
+    if (t->method ? t->code < 200 || t->code > 299 : t->code != 200 && t->code != 206) {
         t->refused = true;
         return true;
     }
+    if (t->method)
+        return true;
     if (!t->direct && url && !r->location && !same_origin(url, r->url))
         r->location = strdup(url);
     if (t->code == 206)
@@ -230,6 +232,43 @@ static void set_range(struct transfer *t)
     curl_easy_setopt(t->easy, CURLOPT_RANGE, t->ranged ? range : NULL);
 }
 
+static size_t on_send(char *out, size_t one, size_t room, void *context)
+{
+    struct transfer *t = context;
+    (void)one;
+    size_t n = t->send_bytes - t->sent < room ? (size_t)(t->send_bytes - t->sent) : room;
+    memcpy(out, t->send + t->sent, n);
+    t->sent += n;
+    return n;
+}
+
+static int on_seek(void *context, curl_off_t offset, int origin)
+{
+    struct transfer *t = context;
+    if (origin != SEEK_SET || offset < 0 || (uint64_t)offset > t->send_bytes)
+        return CURL_SEEKFUNC_FAIL;
+    t->sent = (uint64_t)offset;
+    return CURL_SEEKFUNC_OK;
+}
+
+/* What is sent goes out from the beginning at each try, and nothing of an earlier answer stays. */
+static void set_sending(struct transfer *t)
+{
+    t->sent = t->received = 0;
+    curl_easy_setopt(t->easy, CURLOPT_FOLLOWLOCATION, 0L);
+    if (!strcmp(t->method, "POST")) {
+        curl_easy_setopt(t->easy, CURLOPT_POSTFIELDS, t->send ? (const char *)t->send : "");
+        curl_easy_setopt(t->easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)t->send_bytes);
+        return;
+    }
+    curl_easy_setopt(t->easy, CURLOPT_UPLOAD, 1L);
+    curl_easy_setopt(t->easy, CURLOPT_READFUNCTION, on_send);
+    curl_easy_setopt(t->easy, CURLOPT_READDATA, t);
+    curl_easy_setopt(t->easy, CURLOPT_SEEKFUNCTION, on_seek);
+    curl_easy_setopt(t->easy, CURLOPT_SEEKDATA, t);
+    curl_easy_setopt(t->easy, CURLOPT_INFILESIZE_LARGE, (curl_off_t)t->send_bytes);
+}
+
 static void try(struct http *h, struct transfer *t)
 {
     t->answered = t->refused = t->paused = false;
@@ -259,7 +298,10 @@ static void try(struct http *h, struct transfer *t)
     curl_easy_setopt(e, CURLOPT_LOW_SPEED_LIMIT, 1L);
     curl_easy_setopt(e, CURLOPT_LOW_SPEED_TIME, (long)h->options.timeout_s);
     set_url(h, t);
-    set_range(t);
+    if (t->method)
+        set_sending(t);
+    else
+        set_range(t);
     curl_multi_add_handle(h->multi, e);
 }
 
@@ -285,8 +327,7 @@ static bool worth_another_try(const struct transfer *t, CURLcode result)
     }
 }
 
-/* The text of an XML element in what a server said, as S3 says it; "" where there is none. */
-static void element(char *out, size_t room, const char *body, const char *name)
+void http_element(char *out, size_t room, const char *body, const char *name)
 {
     char tag[32];
     snprintf(tag, sizeof tag, "<%s>", name);
@@ -302,8 +343,8 @@ static void explain(struct transfer *t, CURLcode result)
     const char *hint = t->remote->login ? t->remote->login->hint : NULL;
     if (t->answered && t->refused) {
         t->body[t->body_bytes] = '\0';
-        element(code, sizeof code, t->body, "Code");
-        element(message, sizeof message, t->body, "Message");
+        http_element(code, sizeof code, t->body, "Code");
+        http_element(message, sizeof message, t->body, "Message");
         bool words = code[0] || t->said[0];
         snprintf(what, sizeof what, "the server refuses with status %ld%s%s%s%s%s%s%s", t->code, words ? " (" : "", code,
                  code[0] && message[0] ? ": " : "", message, t->said, words ? ")" : "",
@@ -340,8 +381,9 @@ static void settle(struct http *h, struct transfer *t, CURLcode result)
     curl_multi_remove_handle(h->multi, t->easy);
     if (!t->answered && result == CURLE_OK)
         check_answer(t); /* without a body */
-    bool whole = t->complete || (t->length == t->received && !t->refused) || (t->length == HTTP_REST && result == CURLE_OK && !t->refused &&
-                                 (t->remote->length == UINT64_MAX || t->from + t->received == t->remote->length));
+    bool taken = result == CURLE_OK && !t->refused, to_the_end = t->remote->length == UINT64_MAX || t->method ||
+                                                               t->from + t->received == t->remote->length;
+    bool whole = t->complete || (t->length == t->received && !t->refused) || (t->length == HTTP_REST && taken && to_the_end);
     if (t->status == STELE_OK && !whole) {
         if (t->refused && t->direct && t->code < 500) { /* a signed address that is no longer good: ask for another */
             free(t->remote->location);
@@ -507,6 +549,7 @@ static bool take_into_buffer(struct transfer *t, const uint8_t *bytes, size_t n)
 {
     struct buffer *b = t->context;
     struct fetch *f = b->fetch;
+    f->length = t->received ? f->length : 0;
     if (n > b->refuse - f->length)
         return !stop(t, STELE_INPUT, "the file is larger than any of its kind should be");
     if (f->length + n + 1 > b->room) {
@@ -526,6 +569,7 @@ static bool take_into_buffer(struct transfer *t, const uint8_t *bytes, size_t n)
 /* What a transfer's end means for its fetch. */
 static enum stele_status end_fetch(const struct transfer *t, struct fetch *f, struct stele_error *err)
 {
+    memcpy(f->tag, t->tag, sizeof f->tag);
     bool empty = t->code == 416 && !f->from, absent = t->code == 404 || t->code == 410;
     if (t->status == STELE_OK || empty) {
         f->bytes = f->bytes ? f->bytes : calloc(1, 1);
@@ -552,7 +596,9 @@ enum stele_status http_fetch(struct http *h, struct fetch *fetches, size_t n, ui
         fetches[i].length = 0;
         buffers[i] = (struct buffer){.fetch = &fetches[i], .refuse = refuse};
         transfers[i] = (struct transfer){.remote = fetches[i].remote, .from = fetches[i].from, .length = fetches[i].most,
-                                         .take = take_into_buffer, .context = &buffers[i]};
+                                         .method = fetches[i].method, .send = fetches[i].send,
+                                         .send_bytes = fetches[i].send_bytes, .take = take_into_buffer,
+                                         .context = &buffers[i]};
     }
     if (status == STELE_OK)
         status = run_all(h, transfers, n, err);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Ranges of files from web servers, by libcurl: many at once on one multi handle, each tried again where it makes sense.
+/* Ranges of files from web servers, and parts of files to them, by libcurl: many at once on one multi handle, each tried again where it makes sense.
  *
  * What is tried again, with growing pauses (or the server's Retry-After): no connection, resets, silence, answers cut short,
  * 408, 429, 5xx. A try goes on behind the bytes that came. What is not: other refusals, which become one sentence.
@@ -50,6 +50,9 @@ char *http_public_url(const char *url);
 struct transfer {
     struct remote *remote;
     uint64_t from, length; /* HTTP_REST: to the end */
+    const char *method;    /* NULL: a range is fetched. "PUT" or "POST": `send` goes to the URL, and the answer is taken */
+    const uint8_t *send;
+    uint64_t send_bytes;
     /* Takes n bytes, in order; true, or false for "not now": http_resume says when. */
     bool (*take)(struct transfer *transfer, const uint8_t *bytes, size_t n);
     void *context;
@@ -64,7 +67,7 @@ struct transfer {
     CURL *easy;
     struct curl_slist *headers;
     struct transfer *next;
-    uint64_t discard;
+    uint64_t discard, sent;
     unsigned tries;
     double due; /* of the next try; 0: it runs */
     bool answered, refused, ranged, complete, paused, direct;
@@ -109,11 +112,18 @@ struct fetch {
     struct remote *remote;
     uint64_t from, most; /* HTTP_REST: to the end */
     bool optional;       /* its absence is no error: `bytes` is NULL then */
+    const char *method;  /* as in a transfer; `tag` is then the answer's */
+    const uint8_t *send;
+    uint64_t send_bytes;
+    char tag[HTTP_TAG_MAX];
     uint8_t *bytes;
     size_t length;
 };
 
 /* Fetches all; frees what came where one fails. More than `refuse` bytes of one are STELE_INPUT. */
 enum stele_status http_fetch(struct http *http, struct fetch *fetches, size_t n, uint64_t refuse, struct stele_error *err);
+
+/* The text of an XML element in `body`, as object stores answer; "" where there is none. */
+void http_element(char *out, size_t room, const char *body, const char *name);
 
 #endif

@@ -224,7 +224,7 @@ enum stele_status s3_open(struct source *s, const char *reference, struct http *
     if (status == STELE_OK)
         status = read_login(s, &settings, err);
     memset(&settings, 0, sizeof settings);
-    if (status == STELE_OK)
+    if (status == STELE_OK && http)
         status = list(s, bucket, prefix, http, err);
     free(bucket);
     free(prefix);

@@ -34,7 +34,7 @@ struct source {
 };
 
 /* Asks what a reference stands for. `http` may be NULL where nothing may be asked (offline): then only what the hub's local
- * cache has is found. */
+ * cache has is found, and of an object store only the address. */
 enum stele_status source_open(struct source *out, const char *reference, struct http *http, struct stele_error *err);
 void source_close(struct source *source);
 

@@ -15,6 +15,7 @@
 #include "format.h"
 #include "parcel.h"
 #include "pull.h"
+#include "push.h"
 #include "shelf.h"
 #include "store.h"
 
@@ -243,6 +244,7 @@ static const struct {
     {"gc", shelf_gc},
     {"pack", parcel_pack},
     {"unpack", parcel_unpack},
+    {"push", push},
 };
 
 int main(int argc, char **argv)

@@ -3,6 +3,7 @@
 """stele pull s3://BUCKET/PREFIX: signatures, conventions and refusals, against OpenStack Swift (test data, tools/s3)."""
 import os
 import subprocess
+import time
 import urllib.parse
 
 from harness import *
@@ -97,6 +98,56 @@ def refusals_are_one_sentence_each_without_secrets():
         r = pull(reference, env=env, prefix=prefix).exits(6, *says)
         assert r.error.count("\n") == 1 and "wrong-secret" not in r.error and "testing" not in r.error, r.error
         assert os.listdir(r.target.parent) == []
+
+
+def push(image_path, reference, *options, env=None):
+    return call([BUILD / "stele", "push", image_path, reference, *options], env=store.env | (env or {}))
+
+
+@s3_test
+def an_image_is_pushed_and_pulled_again():
+    folder = llama("wide", hidden_size=1024, intermediate_size=2048, num_hidden_layers=1, num_attention_heads=8, head_dim=128,
+                   num_key_value_heads=8, vocab_size=256)  # 43 MB in f32
+    made = converted(folder)
+    push(made, "s3://models/images/a b.stele", "--part", "5M").exits(0)
+    r = pull("s3://models/images/a b.stele").exits(0)
+    assert r.target.read_bytes() == made.read_bytes()
+    push(image(DEMO, "q8"), "s3://models/folder/").exits(0)
+    assert pull(f"s3://models/folder/{image(DEMO, 'q8').name}").exits(0).target.read_bytes() == image(DEMO, "q8").read_bytes()
+    log = store.dir / "log" / "proxy.log"
+    slow = ["--part", "5M", "--connections", "1"]
+    args = ["push", str(made), "s3://models/again.stele", *slow]
+    p = subprocess.Popen(args, executable=BUILD / "stele-pull", env=os.environ | store.env, stderr=subprocess.PIPE, text=True)
+    deadline = time.time() + 60
+    sent_parts = lambda: log.read_text().count("/models/again.stele%3FpartNumber")
+    while sent_parts() < 2:
+        assert p.poll() is None and time.time() < deadline, "the second part was never sent"
+        time.sleep(0.01)
+    p.kill()
+    p.wait()
+    before = sent_parts()
+    push(made, "s3://models/again.stele", *slow).exits(0, "going on")
+    sent = sent_parts() - before
+    assert sent < -(-made.stat().st_size // (5 << 20)), sent
+    assert pull("s3://models/again.stele").exits(0).target.read_bytes() == made.read_bytes()
+
+
+@s3_test
+def refusals_of_a_push_are_sentences():
+    source = image(DEMO, "q8")
+    for args, env, code, says in [
+        ([source], {}, 2, "s3://"),
+        ([source, "s3://models/x"], {}, 2, ".stele"),
+        ([source, "s3://models/x.stele", "--part", "1M"], {}, 2, "--part"),
+        ([source, "s3://models/x.stele", "--odd"], {}, 2, "--odd"),
+        ([DEMO / "config.json", "s3://models/x.stele"], {}, 3, "not a stele image"),
+        (["/nowhere", "s3://models/x.stele"], {}, 1, "/nowhere"),
+        ([source, "s3://absent/x.stele"], {}, 6, "NoSuchBucket"),
+        ([source, "s3://models/x.stele"], {"AWS_SECRET_ACCESS_KEY": "wrong-secret"}, 6, "SignatureDoesNotMatch"),
+    ]:
+        r = push(*args, env=env) if len(args) > 1 else call([BUILD / "stele", "push", *args], env=store.env)
+        r.exits(code, says)
+        assert "wrong-secret" not in r.error and r.error.count("\n") == 1, r.error
 
 
 finish()
