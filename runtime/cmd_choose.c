@@ -15,16 +15,14 @@
 #include <unistd.h>
 
 #include "cmd_chat.h"
-#include "guard.h"
+#include "cmd_session.h"
 
 enum { CHOICES_MAX = 1024, BATCH_MAX = 32 };
 
 static struct {
-    uint64_t threads, context, chunk;
     const char *choices, *choices_file;
-    int kv;
-    bool each, normalize, json, verify;
-} set = {.kv = -1};
+    bool each, normalize, json;
+} set;
 
 static const struct cmd_option options[] = {
     {"--choices", OPTION_TEXT, &set.choices, "A,B,...", "the texts to choose among; blanks count", 0, 0, NULL},
@@ -36,12 +34,8 @@ static const struct cmd_option options[] = {
     {"--json", OPTION_FLAG, &set.json, NULL, "all choices with their log-probabilities and probabilities", 0, 0, NULL},
     CMD_CHAT_OPTIONS,
     CMD_RAW_OPTIONS,
-    {"--context", OPTION_COUNT, &set.context, "N", "positions at most (default: what the model was trained for)", 1,
-     4294967295, NULL},
-    {"--kv", OPTION_CHOICE, &set.kv, NULL, "keys and values (default f32 for f32 images, else f16)", 0, 0, "f32|f16"},
-    {"--chunk", OPTION_COUNT, &set.chunk, "N", "tokens of a step at most (default 512)", 1, 65536, NULL},
-    {"--threads", OPTION_COUNT, &set.threads, "N", "default: the CPUs this process may use", 1, 256, NULL},
-    {"--verify", OPTION_FLAG, &set.verify, NULL, "check every byte of the image first", 0, 0, NULL},
+    CMD_CONTEXT_OPTION,
+    CMD_SESSION_OPTIONS,
     {0},
 };
 
@@ -433,14 +427,8 @@ static enum stele_status choose_once(struct choosing *c, const char *operand)
 
 static enum stele_status open_session(struct choosing *c)
 {
-    struct stele_options o = {
-        .threads = (uint32_t)set.threads,
-        .context = (uint32_t)set.context,
-        .sequences = 1 + 2 * (set.each ? BATCH_MAX : 1 + (uint32_t)c->choice_count / 2),
-        .chunk = (uint32_t)set.chunk,
-        .kv = set.kv < 0 ? STELE_KV_DEFAULT : set.kv == 0 ? STELE_KV_F32 : STELE_KV_F16,
-        .kernels = cmd_kernels(),
-    };
+    struct stele_options o = cmd_session_options();
+    o.sequences = 1 + 2 * (set.each ? BATCH_MAX : 1 + (uint32_t)c->choice_count / 2);
     return stele_session_open(&c->session, c->image, &o, c->err);
 }
 
@@ -448,11 +436,7 @@ static enum stele_status choose(struct choosing *c, const char *image, const cha
 {
     enum stele_status status = read_choices(c);
     if (status == STELE_OK)
-        status = stele_image_open(&c->image, image, c->err);
-    if (status != STELE_OK)
-        return status;
-    guard_image(c->image, "choose");
-    status = set.verify ? stele_image_verify(c->image, c->err) : STELE_OK;
+        status = cmd_open_image(&c->image, image, "choose", c->err);
     if (status == STELE_OK)
         status = cmd_chat_applies(c->image, &c->chat, c->err);
     if (status == STELE_OK)

@@ -12,7 +12,7 @@
 
 enum { JUDGED = 0, REFERENCE = 1 };
 
-static struct windows_settings set = WINDOWS_SETTINGS;
+static struct windows_settings set;
 static const char *reference;
 
 static const struct cmd_option options[] = {

@@ -16,19 +16,16 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "cmd.h"
-#include "guard.h"
-#include "stele.h"
+#include "cmd_session.h"
 
 enum { LOGITS_BYTES = 16 << 20 }; /* of a block of rows, at least one row */
 
 /* What the options say. */
 static struct {
-    uint64_t top, threads, context, chunk;
+    uint64_t top;
     const char *ids, *dump;
-    int kv;
-    bool raw, bare, plain, verify;
-} set = {.kv = -1};
+    bool raw, bare, plain;
+} set;
 
 static const struct cmd_option options[] = {
     {"--ids", OPTION_TEXT, &set.ids, "\"1 2 3\"", "the text as ids; standard input is not touched",
@@ -43,16 +40,8 @@ static const struct cmd_option options[] = {
      0, 0, NULL},
     {"--plain", OPTION_FLAG, &set.plain, NULL, "added tokens spelled in the text are plain text", 0,
      0, NULL},
-    {"--context", OPTION_COUNT, &set.context, "N",
-     "positions at most (default: what the model was trained for)", 1, 4294967295, NULL},
-    {"--kv", OPTION_CHOICE, &set.kv, NULL, "keys and values (default f32 for f32 images, else f16)",
-     0, 0, "f32|f16"},
-    {"--chunk", OPTION_COUNT, &set.chunk, "N", "tokens of a step at most (default 512)", 1, 65536,
-     NULL},
-    {"--threads", OPTION_COUNT, &set.threads, "N", "default: the CPUs this process may use", 1, 256,
-     NULL},
-    {"--cpus", OPTION_CPUS, NULL, "LIST", "use these CPUs only, as \"0-3,8\"", 0, 0, NULL},
-    {"--verify", OPTION_FLAG, &set.verify, NULL, "check every byte of the image first", 0, 0, NULL},
+    CMD_CONTEXT_OPTION,
+    CMD_SESSION_OPTIONS,
     {0},
 };
 
@@ -256,15 +245,7 @@ static enum stele_status allocate(struct scores *s)
 
 static enum stele_status open_session(struct scores *s)
 {
-    struct stele_options o = {
-        .threads = (uint32_t)set.threads,
-        .context = (uint32_t)set.context,
-        .chunk = (uint32_t)set.chunk,
-        .kv = set.kv < 0    ? STELE_KV_DEFAULT
-              : set.kv == 0 ? STELE_KV_F32
-                            : STELE_KV_F16,
-        .kernels = cmd_kernels(),
-    };
+    struct stele_options o = cmd_session_options();
     enum stele_status status = stele_session_open(&s->session, s->image, &o, s->err);
     if (status != STELE_OK)
         return status;
@@ -371,9 +352,7 @@ static enum stele_status score(const struct scores *s)
 
 static enum stele_status logprobs(struct scores *s, const char *operand)
 {
-    enum stele_status status = set.verify ? stele_image_verify(s->image, s->err) : STELE_OK;
-    if (status == STELE_OK)
-        status = read_ids(s, operand);
+    enum stele_status status = read_ids(s, operand);
     if (status == STELE_OK)
         status = open_session(s);
     if (status == STELE_OK && set.dump)
@@ -396,11 +375,9 @@ int cmd_logprobs(int argc, char **argv)
         status =
             stele_fail(&err, STELE_USAGE, "no IMAGE is named; `stele help logprobs` says more");
     if (status == STELE_OK)
-        status = stele_image_open(&s.image, operands[0], &err);
-    if (status == STELE_OK) {
-        guard_image(s.image, "logprobs");
+        status = cmd_open_image(&s.image, operands[0], "logprobs", &err);
+    if (status == STELE_OK)
         status = logprobs(&s, count > 1 ? operands[1] : NULL);
-    }
     dump_close(&s.dump);
     free(s.shown);
     free(s.logprobs);

@@ -5,7 +5,7 @@
 
 #include "windows.h"
 
-static struct windows_settings set = WINDOWS_SETTINGS;
+static struct windows_settings set;
 
 static const struct cmd_option options[] = {WINDOWS_OPTIONS(set), {0}};
 

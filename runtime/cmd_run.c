@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #include "cmd_chat.h"
-#include "guard.h"
+#include "cmd_session.h"
 #include "stats.h"
 
 enum print { PRINT_TEXT, PRINT_IDS, PRINT_JSON };
@@ -17,13 +17,13 @@ enum thoughts { THOUGHTS_HIDE, THOUGHTS_STDERR, THOUGHTS_STDOUT };
 
 /* What the options say; a number that is NaN, a count that is UINT64_MAX, was not given. */
 static struct {
-    uint64_t tokens, top_k, seed, threads, context, chunk;
+    uint64_t tokens, top_k, seed;
     float temperature, top_p, min_p, repeat_penalty;
     const char *ids;
     struct text_list stops;
-    int kv, print, thoughts;
-    bool stats, verify, raw_bytes;
-} set = {.tokens = UINT64_MAX, .top_k = UINT64_MAX, .kv = -1, .print = PRINT_TEXT, .thoughts = -1};
+    int print, thoughts;
+    bool stats, raw_bytes;
+} set = {.tokens = UINT64_MAX, .top_k = UINT64_MAX, .print = PRINT_TEXT, .thoughts = -1};
 
 static const struct cmd_option options[] = {
     {"-n", OPTION_COUNT, &set.tokens, "N", "tokens at most; 0 only computes the prompt (default: until end of text)", 0,
@@ -44,13 +44,8 @@ static const struct cmd_option options[] = {
      NULL},
     {"--stop", OPTION_TEXTS, &set.stops, "TEXT", "end before this text; may be repeated", 0, 0, NULL},
     {"--print", OPTION_CHOICE, &set.print, NULL, "what to write (default text)", 0, 0, "text|ids|json"},
-    {"--context", OPTION_COUNT, &set.context, "N", "positions at most (default: what the model was trained for)", 1,
-     4294967295, NULL},
-    {"--kv", OPTION_CHOICE, &set.kv, NULL, "keys and values (default f32 for f32 images, else f16)", 0, 0, "f32|f16"},
-    {"--chunk", OPTION_COUNT, &set.chunk, "N", "tokens of a step at most (default 512)", 1, 65536, NULL},
-    {"--threads", OPTION_COUNT, &set.threads, "N", "default: the CPUs this process may use", 1, 256, NULL},
-    {"--cpus", OPTION_CPUS, NULL, "LIST", "use these CPUs only, as \"0-3,8\"", 0, 0, NULL},
-    {"--verify", OPTION_FLAG, &set.verify, NULL, "check every byte of the image first", 0, 0, NULL},
+    CMD_CONTEXT_OPTION,
+    CMD_SESSION_OPTIONS,
     {"--stats", OPTION_FLAG, &set.stats, NULL, "times and memory as one JSON object on stderr", 0, 0, NULL},
     {"--raw-bytes", OPTION_FLAG, &set.raw_bytes, NULL, "do not escape control bytes on a terminal", 0, 0, NULL},
     {0},
@@ -176,13 +171,7 @@ static enum stele_status read_prompt(struct run *r, const char *operand)
 
 static enum stele_status open_session(struct run *r)
 {
-    struct stele_options o = {
-        .threads = (uint32_t)set.threads,
-        .context = (uint32_t)set.context,
-        .chunk = (uint32_t)set.chunk,
-        .kv = set.kv < 0 ? STELE_KV_DEFAULT : set.kv == 0 ? STELE_KV_F32 : STELE_KV_F16,
-        .kernels = cmd_kernels(),
-    };
+    struct stele_options o = cmd_session_options();
     return stele_session_open(&r->session, r->image, &o, r->err);
 }
 
@@ -358,11 +347,7 @@ int cmd_run(int argc, char **argv)
     if (set.thoughts < 0)
         set.thoughts = isatty(STDERR_FILENO) ? THOUGHTS_STDERR : THOUGHTS_HIDE;
     if (status == STELE_OK)
-        status = stele_image_open(&r.image, operands[0], &err);
-    if (status == STELE_OK) {
-        guard_image(r.image, "run");
-        status = set.verify ? stele_image_verify(r.image, &err) : STELE_OK;
-    }
+        status = cmd_open_image(&r.image, operands[0], "run", &err);
     if (status == STELE_OK) /* before the prompt: what is wrong with the call is said before anyone types a text */
         status = open_session(&r);
     if (status == STELE_OK)

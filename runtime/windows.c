@@ -38,13 +38,13 @@ static enum stele_status check_vocabularies(const struct windows *w, struct stel
     return STELE_OK;
 }
 
-static enum stele_status open_images(struct windows *w, const char *const *paths, bool verify,
+static enum stele_status open_images(struct windows *w, const char *const *paths,
                                      struct stele_error *err)
 {
     for (size_t i = 0; i < w->model_count; i++) {
         struct windows_model *m = &w->models[i];
         enum stele_status status = stele_image_open(&m->image, paths[i], err);
-        if (status == STELE_OK && verify) {
+        if (status == STELE_OK && cmd_session.verify) {
             guard_image(m->image, w->verb);
             status = stele_image_verify(m->image, err);
         }
@@ -216,16 +216,10 @@ static enum stele_status cut(struct windows *w, const struct windows_settings *s
 /* ---- sessions ---- */
 
 static enum stele_status open_session(struct windows *w, struct windows_model *m,
-                                      const struct windows_settings *set, struct stele_error *err)
+                                      struct stele_error *err)
 {
-    static const enum stele_kv kinds[] = {STELE_KV_F32, STELE_KV_F16};
-    struct stele_options o = {
-        .threads = (uint32_t)set->threads,
-        .context = w->length + (w->bos == WINDOWS_NO_BOS ? 0 : 1),
-        .chunk = (uint32_t)set->chunk,
-        .kv = set->kv < 0 ? STELE_KV_DEFAULT : kinds[set->kv],
-        .kernels = cmd_kernels(),
-    };
+    struct stele_options o = cmd_session_options();
+    o.context = w->length + (w->bos == WINDOWS_NO_BOS ? 0 : 1);
     enum stele_status status = stele_session_open(&m->session, m->image, &o, err);
     if (status != STELE_OK)
         return status;
@@ -239,8 +233,7 @@ static enum stele_status open_session(struct windows *w, struct windows_model *m
                    : stele_fail(err, STELE_SYSTEM, "no memory for %zu rows of logits", w->rows_max);
 }
 
-static enum stele_status open_sessions(struct windows *w, const struct windows_settings *set,
-                                       struct stele_error *err)
+static enum stele_status open_sessions(struct windows *w, struct stele_error *err)
 {
     w->tokens = malloc((1 + (size_t)w->length) * sizeof *w->tokens);
     if (!w->tokens)
@@ -248,7 +241,7 @@ static enum stele_status open_sessions(struct windows *w, const struct windows_s
                           w->length);
     for (size_t i = 0; i < w->model_count; i++) {
         uint32_t before = w->vocabulary;
-        enum stele_status status = open_session(w, &w->models[i], set, err);
+        enum stele_status status = open_session(w, &w->models[i], err);
         if (status == STELE_OK && i && w->vocabulary != before)
             status = stele_fail(err, STELE_USAGE,
                                 "%s has a head of %" PRIu32 " rows and %s one of %" PRIu32
@@ -265,7 +258,7 @@ enum stele_status windows_open(struct windows *w, const char *verb, const char *
                                const struct windows_settings *set, struct stele_error *err)
 {
     *w = (struct windows){.verb = verb, .model_count = path_count};
-    enum stele_status status = open_images(w, paths, set->verify, err);
+    enum stele_status status = open_images(w, paths, err);
     if (status == STELE_OK) {
         guard_image(w->models[0].image, verb);
         status = choose_bos(w, set->bos, err);
@@ -274,7 +267,7 @@ enum stele_status windows_open(struct windows *w, const char *verb, const char *
         status = read_text(w, file, set, err);
     if (status == STELE_OK)
         status = cut(w, set, err);
-    return status == STELE_OK ? open_sessions(w, set, err) : status;
+    return status == STELE_OK ? open_sessions(w, err) : status;
 }
 
 void windows_close(struct windows *w)

@@ -16,8 +16,7 @@
 
 #include <stdio.h>
 
-#include "cmd.h"
-#include "stele.h"
+#include "cmd_session.h"
 
 enum { WINDOWS_MODELS_MAX = 2 };
 
@@ -25,15 +24,13 @@ enum { WINDOWS_MODELS_MAX = 2 };
 
 /* What the options of both verbs say. */
 struct windows_settings {
-    uint64_t context, stride, bytes, threads, chunk;
+    uint64_t context, stride, bytes;
     const char *bos;
-    int kv;
-    bool plain, verify, json;
+    bool plain, json;
     bool ignored; /* --raw and --bare, which say what is so in any case */
 };
 
 /* clang-format off */
-#define WINDOWS_SETTINGS {.kv = -1}
 #define WINDOWS_OPTIONS(set)                                                                      \
     {"--context", OPTION_COUNT, &(set).context, "N",                                              \
      "ids of a window (default 512, or what the model allows)", 1, 16777216, NULL},               \
@@ -50,15 +47,7 @@ struct windows_settings {
      "as always here; accepted as in logprobs", 0, 0, NULL},                                      \
     {"--plain", OPTION_FLAG, &(set).plain, NULL,                                                  \
      "added tokens spelled in the text are plain text", 0, 0, NULL},                              \
-    {"--kv", OPTION_CHOICE, &(set).kv, NULL,                                                      \
-     "keys and values (default f32 for f32 images, else f16)", 0, 0, "f32|f16"},                  \
-    {"--chunk", OPTION_COUNT, &(set).chunk, "N",                                                  \
-     "tokens of a step at most (default 512)", 1, 65536, NULL},                                   \
-    {"--threads", OPTION_COUNT, &(set).threads, "N",                                              \
-     "default: the CPUs this process may use", 1, 256, NULL},                                     \
-    {"--cpus", OPTION_CPUS, NULL, "LIST", "use these CPUs only, as \"0-3,8\"", 0, 0, NULL},         \
-    {"--verify", OPTION_FLAG, &(set).verify, NULL,                                                \
-     "check every byte of the image first", 0, 0, NULL}
+    CMD_SESSION_OPTIONS
 /* clang-format on */
 
 struct windows_model {
