@@ -13,6 +13,8 @@
 #include "executor.h"
 #include "numbers.h"
 
+enum { ROWS_AT_ONCE = 16 }; /* of logits: the head is read once for all of them where they are neighbours */
+
 /* A sequence to compute: ids behind `first` positions that it has. */
 struct run {
     uint32_t sequence, first;
@@ -26,7 +28,7 @@ struct scoring {
     struct stele_session *session;
     struct stele_error *err;
     const struct blas_kernels *kernels;
-    float *row; /* [vocabulary] */
+    float *rows; /* [ROWS_AT_ONCE][vocabulary] */
     struct run *runs; /* [sequences] */
     size_t run_count;
     struct stele_slice *slices; /* [sequences] */
@@ -34,23 +36,37 @@ struct scoring {
 
 /* ---- rows ---- */
 
-/* Takes what row `row` of the run says: of a prompt the first id of each branch, of a branch the id behind it. */
-static void take_row(struct scoring *s, const struct run *r, size_t row)
+/* Takes what row `row` of the run says, having these logits: of a prompt the first id of each branch, of a branch the id
+ * behind it. */
+static void take_row(const struct scoring *s, const struct run *r, size_t row, const float *logits)
 {
     float largest, sum; /* NUMBERS.md, "Softmax over a vector" */
-    s->kernels->log_sum(&largest, &sum, s->row, s->session->plan.counts.vocabulary);
+    s->kernels->log_sum(&largest, &sum, logits, s->session->plan.counts.vocabulary);
     if (r->branch)
-        r->branch->logprob += (double)((s->row[r->branch->ids[row + 1]] - largest) - num_log(sum));
+        r->branch->logprob += (double)((logits[r->branch->ids[row + 1]] - largest) - num_log(sum));
     for (size_t i = 0; !r->branch && i < r->item->branch_count; i++) {
         struct stele_branch_ids *b = &r->item->branches[i];
-        b->logprob = (double)((s->row[b->ids[0]] - largest) - num_log(sum));
+        b->logprob = (double)((logits[b->ids[0]] - largest) - num_log(sum));
     }
 }
 
-/* Whether a row's logits are wanted: the last of a prompt, each of a branch. */
-static bool wants(const struct run *r, size_t row)
+/* Takes the wanted rows of a step of `n` slices, the first of which began at row `row` of run `at`. */
+static enum stele_status take_rows(struct scoring *s, size_t n, size_t at, size_t row)
 {
-    return r->branch || row + 1 == r->count;
+    size_t wanted = 0, vocabulary = s->session->plan.counts.vocabulary;
+    for (size_t i = 0; i < n; i++)
+        wanted += s->slices[i].count - s->slices[i].logits_from;
+    for (size_t i = 0, taken = 0; i < n; i++, row = 0)
+        for (size_t j = s->slices[i].logits_from; j < s->slices[i].count; j++, taken++) {
+            size_t left = wanted - taken, rows = left < ROWS_AT_ONCE ? left : ROWS_AT_ONCE;
+            enum stele_status status = taken % ROWS_AT_ONCE
+                                           ? STELE_OK
+                                           : stele_logits(s->session, taken, rows, s->rows, s->err);
+            if (status != STELE_OK)
+                return status;
+            take_row(s, &s->runs[at + i], row + j, s->rows + taken % ROWS_AT_ONCE * vocabulary);
+        }
+    return STELE_OK;
 }
 
 /* A step over parts of runs: from run `at`, row `row` on, as many rows as fit. */
@@ -60,7 +76,7 @@ static enum stele_status step(struct scoring *s, size_t *at, size_t *row)
     for (; *at < s->run_count && rows < s->session->chunk; n++) {
         struct run *r = &s->runs[*at];
         size_t left = r->count - *row, room = s->session->chunk - rows, take = left < room ? left : room;
-        size_t from = r->branch ? 0 : take == left ? take - 1 : take;
+        size_t from = r->branch ? 0 : take == left ? take - 1 : take; /* of a prompt, its last row */
         s->slices[n] = (struct stele_slice){.sequence = r->sequence,
                                             .first = r->first + (uint32_t)*row,
                                             .count = (uint32_t)take,
@@ -74,17 +90,7 @@ static enum stele_status step(struct scoring *s, size_t *at, size_t *row)
         }
     }
     enum stele_status status = stele_step(s->session, s->slices, n, s->err);
-    size_t wanted = 0;
-    for (size_t i = 0; i < n; i++, first_row = 0)
-        for (size_t j = 0; j < s->slices[i].count && status == STELE_OK; j++) {
-            const struct run *r = &s->runs[first_run + i];
-            if (!wants(r, first_row + j))
-                continue;
-            status = stele_logits(s->session, wanted++, 1, s->row, s->err);
-            if (status == STELE_OK)
-                take_row(s, r, first_row + j);
-        }
-    return status;
+    return status == STELE_OK ? take_rows(s, n, first_run, first_row) : status;
 }
 
 static enum stele_status compute(struct scoring *s)
@@ -183,10 +189,10 @@ enum stele_status stele_score(struct stele_session *session, struct stele_item *
     enum stele_status status = check_items(session, items, n, err);
     if (status != STELE_OK)
         return status;
-    s.row = malloc(session->plan.counts.vocabulary * sizeof *s.row);
+    s.rows = malloc((size_t)ROWS_AT_ONCE * session->plan.counts.vocabulary * sizeof *s.rows);
     s.runs = malloc(session->kv.sequences * sizeof *s.runs);
     s.slices = malloc(session->kv.sequences * sizeof *s.slices);
-    if (!s.row || !s.runs || !s.slices)
+    if (!s.rows || !s.runs || !s.slices)
         status = stele_fail(err, STELE_SYSTEM, "no memory for scoring");
     for (size_t from = 0, to; from < n && status == STELE_OK; from = to) {
         status = compute_prompts(&s, items, from, n, &to);
@@ -196,7 +202,7 @@ enum stele_status stele_score(struct stele_session *session, struct stele_item *
     }
     free(s.slices);
     free(s.runs);
-    free(s.row);
+    free(s.rows);
     return status;
 }
 
