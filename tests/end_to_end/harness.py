@@ -60,10 +60,10 @@ class Result:
         return json.loads(self.error.strip().splitlines()[-1])
 
 
-def call(args, stdin=b"", env=None, **kwargs):
-    """Runs a program with standard input from bytes (None: a closed one)."""
+def call(args, stdin=b"", env=None, timeout=600, **kwargs):
+    """Runs a program with standard input from bytes (None: a closed one), for `timeout` seconds at most."""
     full = dict(os.environ, LC_ALL="C", **(env or {}))
-    p = subprocess.run([str(a) for a in args], input=stdin, capture_output=True, env=full, timeout=600, **kwargs)
+    p = subprocess.run([str(a) for a in args], input=stdin, capture_output=True, env=full, timeout=timeout, **kwargs)
     return Result(args, p.returncode, p.stdout, p.stderr)
 
 

@@ -13,6 +13,7 @@ from workshop import slow
 GOLDEN = data("tools/real-models/golden")
 LARGER = ["gemma-3-270m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b"] if os.environ.get("STELE_REAL") else []
 EXACT = 1e-5  # of the largest logit
+HOUR = 3600  # at most, of a call: 6 GB of weights on a machine that others use too
 GREEDY = ["--temperature", 0, "--repeat-penalty", 1]  # whatever generation_config.json says
 
 
@@ -56,7 +57,7 @@ for model in ["smollm2-135m", *LARGER]:
             ids = stele("tokenize", image(checkpoint), *bare, "-", stdin=prompt_text(run)).exits(0).ids
             assert ids == run["prompt_ids"], run["kind"]
             r = stele("run", image(checkpoint), "--raw", *bare, "-n", tokens_max(run), "--print", "json", *GREEDY, "-",
-                      stdin=prompt_text(run))  # fmt: skip
+                      stdin=prompt_text(run), timeout=HOUR)  # fmt: skip
             answer, n = json.loads(r.exits(0).out), decided(run, golden)
             assert answer["prompt_tokens"] == len(run["prompt_ids"]), run["kind"]
             assert answer["ids"][:n] == run["greedy_ids"][:n], (run["kind"], answer["ids"])
@@ -96,7 +97,7 @@ for model in ["smollm2-135m", *LARGER]:
         def perplexity_of_real_models_is_that_of_transformers(checkpoint=checkpoint, p=p):
             bos = "none" if p["bos"] is None else p["bos"]
             r = stele("perplexity", image(checkpoint), data("text/" + p["file"]), "--bytes", p["bytes"], "--context",
-                      p["window"], "--bos", bos, "--json")  # fmt: skip
+                      p["window"], "--bos", bos, "--json", timeout=HOUR)  # fmt: skip
             got = json.loads(r.exits(0).out)
             off = abs(got["perplexity"] / p["perplexity"] - 1)
             print(f"      {checkpoint.name}, {p['file']}: mean nll {got['mean_nll']:.7f}, perplexity off by {off:.1e}")
