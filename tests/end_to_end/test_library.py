@@ -111,7 +111,7 @@ def nothing_of_surface_1_is_gone_and_no_struct_of_it_has_grown():
     source = SCRATCH / "sizes.c"
     prints = "".join(f'    printf("{name}=%zu\\n", sizeof(struct {name}));\n' for name in sizes)
     source.write_text(f"#include <stdio.h>\n#include <stele.h>\nint main(void)\n{{\n{prints}    return 0;\n}}\n")
-    found = dict(line.split("=") for line in call([shared(source)]).exits(0).text.split())
+    found = dict(line.split("=") for line in run(shared(source)).exits(0).text.split())
     assert found == {name: str(n) for name, n in sizes.items()}, found
 
 
