@@ -119,13 +119,18 @@ enum stele_status stele_image_describe(const struct stele_image *image, enum ste
         [STELE_DESCRIBE_SUMMARY] = describe_summary,
         [STELE_DESCRIBE_PLAN] = describe_plan,
         [STELE_DESCRIBE_TENSORS] = describe_tensors,
+        [STELE_DESCRIBE_RESIDENCY] = describe_residency,
     };
     struct facts f = {0};
     *text = NULL;
     *bytes = 0;
     if ((size_t)form >= sizeof forms / sizeof *forms)
         return stele_fail(err, STELE_USAGE, "no form %d of a description", (int)form);
-    enum stele_status status = gather(&f, image, err);
+    enum stele_status status = STELE_OK;
+    if (form == STELE_DESCRIBE_RESIDENCY) /* before anything is touched */
+        status = image_residency(&f.residency, (const struct image *)image, err);
+    if (status == STELE_OK)
+        status = gather(&f, image, err);
     if (status == STELE_OK && !(f.to = open_memstream(text, bytes)))
         status = stele_fail(err, STELE_SYSTEM, "no memory for a description");
     if (status == STELE_OK) {
@@ -138,6 +143,7 @@ enum stele_status stele_image_describe(const struct stele_image *image, enum ste
             status = stele_fail(err, STELE_SYSTEM, "no memory for a description");
         }
     }
+    residency_free(&f.residency);
     free(f.plan_memory);
     return status;
 }

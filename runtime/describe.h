@@ -7,6 +7,7 @@
 
 #include "image.h"
 #include "plan.h"
+#include "residency.h"
 #include "stele.h"
 #include "template_set.h"
 #include "vocab.h"
@@ -40,12 +41,14 @@ struct facts {
     size_t stop_count;
     const char *provenance;
     uint64_t provenance_bytes;
+    struct residency residency; /* if it was asked for */
 };
 
 /* describe_text.c: for people. */
 void describe_summary(const struct facts *f);
 void describe_plan(const struct facts *f);
 void describe_tensors(const struct facts *f);
+void describe_residency(const struct facts *f);
 
 /* describe_json.c */
 void describe_json(const struct facts *f);

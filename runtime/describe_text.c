@@ -246,3 +246,40 @@ void describe_plan(const struct facts *f)
                (double)p->constants[r->first + r->pairs - 1], (double)r->magnitude);
     }
 }
+
+/* ---- residency ---- */
+
+enum { BAR = 40 };
+
+/* "NAME  bytes  97 %  ####+..": each sign a 40th of the part, all of it, some of it or nothing of it in memory. */
+static void print_resident(const struct facts *f, const char *name, uint64_t offset, uint64_t bytes)
+{
+    char bar[BAR + 1] = "";
+    for (uint64_t i = 0; i < BAR; i++) {
+        uint64_t from = bytes / BAR * i + bytes % BAR * i / BAR, to = bytes / BAR * (i + 1) + bytes % BAR * (i + 1) / BAR;
+        uint64_t in = residency_bytes(&f->residency, offset + from, to - from);
+        bar[i] = in == to - from ? '#' : in ? '+' : '.';
+    }
+    fprintf(f->to, "%12" PRIu64 " %5.1f %%  %-40s  ", bytes,
+            bytes ? 100.0 * (double)residency_bytes(&f->residency, offset, bytes) / (double)bytes : 100.0, bar);
+    put_name(f->to, name);
+    fputc('\n', f->to);
+}
+
+void describe_residency(const struct facts *f)
+{
+    const struct image *image = f->image;
+    uint64_t all = residency_bytes(&f->residency, 0, image->length), weights;
+    const uint8_t *begin = image_section(image, SECTION_WEIGHTS, &weights);
+    put_fact(f->to, "in memory", "%" PRIu64 " of %" PRIu64 " bytes, %.1f %%", all, image->length,
+             100.0 * (double)all / (double)image->length);
+    put_fact(f->to, "large pages", "%" PRIu64 " bytes are mapped 2 MiB at a time, the rest by small pages",
+             f->residency.large_bytes);
+    fputs("\n       bytes  in memory  (# all of a 40th, + some, . nothing)          section\n", f->to);
+    for (uint32_t i = 0; i < image->header.sections; i++)
+        print_resident(f, section_name(image->sections[i].kind), image->sections[i].offset, image->sections[i].bytes);
+    fputs("\n                                                                     tensor\n", f->to);
+    for (uint32_t i = 0; begin && i < f->plan.tensor_count; i++)
+        print_resident(f, f->plan.tensors[i].name, (uint64_t)(begin - image->bytes) + f->plan.tensors[i].offset,
+                       f->plan.tensors[i].bytes);
+}

@@ -12,6 +12,7 @@
 #include "image.h"
 #include "library.h"
 #include "plan.h"
+#include "residency.h"
 #include "store.h"
 
 const char *stele_version(void)
@@ -91,6 +92,13 @@ enum stele_status stele_image_verify_watched(const struct stele_image *image,
     if (status == STELE_DAMAGED && damage)
         *damage = (struct stele_damage){.section = watch.section, .offset = watch.offset, .bytes = watch.bytes};
     return status;
+}
+
+enum stele_status stele_image_warm(const struct stele_image *image, bool anew,
+                                   void (*progress)(void *context, uint64_t done, uint64_t bytes), void *context,
+                                   struct stele_error *err)
+{
+    return image_warm(inner(image), anew, progress, context, err);
 }
 
 enum stele_status stele_image_unchanged(const struct stele_image *image, struct stele_error *err)

@@ -14,7 +14,7 @@
 #include "guard.h"
 #include "stele.h"
 
-extern const struct verb verb_run, verb_choose, verb_render, verb_tokenize, verb_logprobs, verb_inspect, verb_verify, verb_perplexity, verb_kld;
+extern const struct verb verb_run, verb_choose, verb_render, verb_tokenize, verb_logprobs, verb_inspect, verb_verify, verb_warm, verb_perplexity, verb_kld;
 
 const struct verb *const verbs[] = {
     &verb_run,
@@ -24,6 +24,7 @@ const struct verb *const verbs[] = {
     &verb_logprobs,
     &verb_inspect,
     &verb_verify,
+    &verb_warm,
     &verb_perplexity,
     &verb_kld,
     NULL,

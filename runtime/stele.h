@@ -65,6 +65,7 @@ enum stele_description {
     STELE_DESCRIBE_SUMMARY, /* for people; control bytes in names are escaped */
     STELE_DESCRIBE_PLAN,
     STELE_DESCRIBE_TENSORS,
+    STELE_DESCRIBE_RESIDENCY, /* which part is in memory; STELE_SYSTEM where the kernel does not say */
 };
 
 /* What the image holds as text: *text is malloc'ed UTF-8 with a NUL behind its *bytes, the caller frees it. No weight is
@@ -87,6 +88,12 @@ struct stele_damage {
 STELE_API enum stele_status stele_image_verify_watched(const struct stele_image *image,
                                                        void (*progress)(void *context, uint64_t done, uint64_t bytes),
                                                        void *context, struct stele_damage *damage, struct stele_error *err);
+
+/* Reads the whole image into the page cache, front to back, so that large pages are left behind; `anew`: what is there
+ * already is dropped first, as far as no process has it mapped. `progress` as above. */
+STELE_API enum stele_status stele_image_warm(const struct stele_image *image, bool anew,
+                                             void (*progress)(void *context, uint64_t done, uint64_t bytes), void *context,
+                                             struct stele_error *err);
 
 /* Whether the file is still the one that was opened; to be asked before an answer is trusted. */
 STELE_API enum stele_status stele_image_unchanged(const struct stele_image *image, struct stele_error *err);

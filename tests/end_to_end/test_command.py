@@ -69,7 +69,7 @@ def version_and_help_are_0_and_on_stdout():
     assert re.fullmatch(r"stele \d+\.\d+\.\d+\n", r.text), r.text
     for args in (["help"], ["--help"]):
         assert b"stele run" in stele(*args).exits(0).out
-    for verb in ("run", "convert", "tokenize", "logprobs", "inspect", "verify"):
+    for verb in ("run", "convert", "tokenize", "logprobs", "inspect", "verify", "warm"):
         r = stele("help", verb).exits(0)
         assert f"stele {verb}" in r.text and not r.err, (verb, r.text, r.error)
 
@@ -81,7 +81,8 @@ def every_option_of_the_issue_stands_in_the_help_of_its_verb():
         "--kv --stats --plain --bare --print --chunk --verify --raw-bytes",
         "tokenize": "--bare --decode --plain --skip-special",
         "logprobs": "--top --ids --dump-logits --threads --cpus --context --kv --chunk --verify",
-        "inspect": "--plan --tensors --json",
+        "inspect": "--plan --tensors --residency --json",
+        "warm": "--anew",
         "convert": "-o --weights -f --threads --ignore-key",
     }
     for verb, names in options.items():
@@ -92,14 +93,14 @@ def every_option_of_the_issue_stands_in_the_help_of_its_verb():
 
 @test
 def unknown_options_are_2_and_named_by_every_verb():
-    for verb in ("run", "tokenize", "logprobs", "inspect", "verify", "convert"):
+    for verb in ("run", "tokenize", "logprobs", "inspect", "verify", "warm", "convert"):
         for option in ("--no-such-option", "-Z", "--no-such=1"):
             refused(stele(verb, bare(), option), option.split("=")[0])
 
 
 @test
 def a_verb_without_its_operand_or_with_one_too_many_is_2():
-    for verb in ("run", "tokenize", "logprobs", "inspect", "verify", "convert"):
+    for verb in ("run", "tokenize", "logprobs", "inspect", "verify", "warm", "convert"):
         refused(stele(verb))
     refused(stele("verify", bare(), bare()))
     refused(stele("inspect", bare(), bare()))
