@@ -27,7 +27,7 @@ static enum stele_status hand_on(struct thinking *t, size_t bytes, struct text_b
 static bool mark_at(const struct thinking *t, const struct mark *m, size_t at, bool *part)
 {
     size_t rest = t->held.length - at, common = rest < m->bytes ? rest : m->bytes;
-    bool same = m->bytes && !memcmp(t->held.data + at, m->text, common);
+    bool same = m->bytes && (!common || !memcmp(t->held.data + at, m->text, common));
     *part = same && common < m->bytes;
     return same && common == m->bytes;
 }
