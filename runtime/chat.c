@@ -28,6 +28,18 @@ static bool plain_word(const struct value *v)
     return true;
 }
 
+/* Whether a role is one that templates know. Some make tokens of roles ("<|" + role + "|>"), so one of another word is
+ * content: "end" would be Phi-3's <|end|>. */
+static bool known_role(const struct value *v)
+{
+    static const char *const roles[] = {"assistant", "context",     "developer", "environment", "function",     "ipython",
+                                        "model",     "observation", "system",    "tool",        "tool_results", "user"};
+    for (size_t i = 0; i < sizeof roles / sizeof *roles; i++)
+        if (value_is_text(v, roles[i]))
+            return true;
+    return false;
+}
+
 static struct entry *entry_named(const struct value *dict, struct entry *entries, const char *name)
 {
     for (uint32_t i = 0; i < dict->count; i++)
@@ -64,7 +76,7 @@ static bool message(struct heap *h, const struct value *in, struct value *out)
     else if (reasoning)
         entries[made.count++] = (struct entry){plain_text("reasoning_content"), *reasoning};
     e = entry_named(&made, entries, "role");
-    if (e && e->value.kind == VALUE_TEXT && plain_word(&e->value))
+    if (e && e->value.kind == VALUE_TEXT && known_role(&e->value))
         e->value.origin = ORIGIN_TEMPLATE;
     made.entries = entries;
     *out = made;

@@ -23,8 +23,8 @@ struct chat_request {
  * FAILURE_REFUSED (STELE_USAGE) is a call that fits no template.
  *
  * Texts of messages, tools, documents and arguments are content, those of tokens the template's. A
- * message's role is the template's where it is a plain word: templates make tokens of roles
- * ("<|" + role + "|>"), and a word alone spells none. */
+ * message's role is the template's where it is one that templates know (chat.c): some make tokens of
+ * roles ("<|" + role + "|>"). */
 bool chat_render(struct heap *h, const struct template_program *program,
                  const struct chat_request *request);
 

@@ -365,6 +365,17 @@ for name in ["olmo"] if FAST else REAL:
         assert ids == stele("tokenize", real(name)[0], "--messages", talk, "--trust-content").exits(0).ids, name
 
 
+@test
+def a_role_makes_no_token_unless_templates_know_it():
+    control = ["<|user|>", "<|end|>", "<|assistant|>"]
+    img = converted(with_template("{% for m in messages %}{{ '<|' + m.role + '|>' + m.content }}{% endfor %}",
+                                  byte_level(control)))
+    ids = lambda role, *more: stele("tokenize", img, "--messages", messages_file([{"role": role, "content": "x"}]),
+                                    *more).exits(0).ids
+    assert len(ids("user")) == 2 and len(ids("end", "--trust-content")) == 2
+    assert len(ids("end")) == len("<|end|>x")
+
+
 # ---- the options ----
 
 CLOCK = "{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}{{ strftime_now('%Y-%m-%d %H:%M:%S %a') }}"
