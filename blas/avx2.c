@@ -19,6 +19,7 @@
 #define Q8_SIGNED 0
 #define MATRIX 0
 #define CODE_HALVES 2
+#define PAIR_LINES 2
 
 /* 16 registers hold 12 accumulators of float (10 where bf16 is parted), or 8 of integers. */
 /* clang-format off */
@@ -223,6 +224,11 @@ static inline vec vec_e8m0(const void *p)
     return _mm256_mul_ps(_mm256_castsi256_ps(exponent), _mm256_set1_ps(0.5f));
 }
 
+static inline vec vec_s8(const void *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p)));
+}
+
 /* A bf16 is the upper half of a float. */
 static inline vec pair_even(bits v)
 {
@@ -275,6 +281,24 @@ static inline vec quad_end(const bits sum[2], int16_t times, const int32_t *star
     if (times)
         all = _mm256_add_epi32(all, _mm256_madd_epi16(sum[1], _mm256_set1_epi16(times)));
     return _mm256_castsi256_ps(all);
+}
+
+static inline bits bits_splat(const int32_t *p)
+{
+    return _mm256_set1_epi32(*p);
+}
+
+static inline vec vec_of_bits(bits v)
+{
+    return _mm256_castsi256_ps(v);
+}
+
+/* Weights up to 63: four products of at most 63 * 128 fit in 16 bits. */
+static inline bits pair_add(bits sum, bits w[PAIR_LINES][2], const int8_t *x)
+{
+    bits words = _mm256_add_epi16(_mm256_maddubs_epi16(w[0][0], quad_splat(x)),
+                                  _mm256_maddubs_epi16(w[1][0], quad_splat(x + 4)));
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(words, _mm256_set1_epi16(1)));
 }
 
 #include "tile.inc"

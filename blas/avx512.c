@@ -17,6 +17,7 @@
 #define Q8_SIGNED 0
 #define MATRIX 0
 #define CODE_HALVES 1
+#define PAIR_LINES 1
 
 /* 32 registers hold 24 accumulators of float, or 12 and as many of integers. Four panels are for
  * rows that wait for memory. */
@@ -213,6 +214,11 @@ static inline vec vec_e8m0(const void *p)
     return _mm512_mul_ps(_mm512_castsi512_ps(exponent), _mm512_set1_ps(0.5f));
 }
 
+static inline vec vec_s8(const void *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p)));
+}
+
 /* A bf16 is the upper half of a float. */
 static inline vec pair_even(bits v)
 {
@@ -255,6 +261,21 @@ static inline vec quad_end(const bits sum[2], int16_t times, const int32_t *star
 {
     (void)times, (void)start;
     return _mm512_castsi512_ps(sum[0]);
+}
+
+static inline bits bits_splat(const int32_t *p)
+{
+    return _mm512_set1_epi32(*p);
+}
+
+static inline vec vec_of_bits(bits v)
+{
+    return _mm512_castsi512_ps(v);
+}
+
+static inline bits pair_add(bits sum, bits w[PAIR_LINES][2], const int8_t *x)
+{
+    return quad_add(sum, w[0][0], quad_splat(x));
 }
 
 #include "tile.inc"

@@ -3,7 +3,7 @@
  *
  * One reservation holds all scratch, touched as it is used:
  *
- *     slots [scratch_numbers] | q [rows][k32] | scale, sum [rows][k32 / 32] | rows of an expert
+ *     slots [scratch_numbers] | q [rows][k32] | scale [rows][k32 / 32], sum [rows][2][k32 / 32] | rows of an expert
  *     | per thread: tile, two attention sums | attention sums of blocks
  *
  * A matrix is cut by panels, so a thread reads the same part of the image in every step. Which thread computes what, and
@@ -90,7 +90,7 @@ static size_t lay_out(struct blas_device *d)
     d->slots = carve(d, &at, d->setup.scratch_numbers * sizeof(float));
     d->q = carve(d, &at, rows * k32);
     d->scale = carve(d, &at, rows * (k32 / GROUP) * sizeof(float));
-    d->sum = carve(d, &at, rows * (k32 / GROUP) * sizeof(int32_t));
+    d->sum = carve(d, &at, rows * 2 * (k32 / GROUP) * sizeof(int32_t));
     d->expert_rows = carve(d, &at, rows * sizeof *d->expert_rows);
     d->expert_weights = carve(d, &at, rows * sizeof *d->expert_weights);
     for (size_t t = 0; t < d->setup.threads; t++) {
@@ -180,10 +180,7 @@ static float stored_number(const struct blas_matrix *w, const uint8_t *panel, si
     case TENSOR_TYPES:
         break;
     }
-    size_t groups, in_block = k % DOT_BLOCK;
-    const uint8_t *block = panel + panel_block(w->type, w->k, k / DOT_BLOCK, &groups);
-    int integer = block_integer(w->type, block, groups, row, in_block);
-    return (float)integer * block_scale_of(w->type, block, row, in_block / GROUP);
+    return panel_weight(w->type, panel, w->k, row, k);
 }
 
 static void embed_rows(struct blas_device *d, const struct op_embed *op, size_t from, size_t to)
@@ -275,7 +272,7 @@ static void quantise_rows(void *context, size_t from, size_t to, size_t thread)
     size_t k = p->weight->k, k32 = round_up(k, GROUP);
     (void)thread;
     for (size_t r = from; r < to; r++)
-        d->kernels->quantise(d->q + r * k32, d->scale + r * (k32 / GROUP), d->sum + r * (k32 / GROUP),
+        d->kernels->quantise(d->q + r * k32, d->scale + r * (k32 / GROUP), d->sum + r * 2 * (k32 / GROUP),
                              row_of(d, p->in, p->first + r), k);
 }
 
@@ -289,7 +286,7 @@ static struct blas_rows product_rows(const struct product *p, size_t r)
         .f_stride = p->in.stride,
         .q = d->q + r * k32,
         .scale = d->scale + r * (k32 / GROUP),
-        .sum = d->sum + r * (k32 / GROUP),
+        .sum = d->sum + r * 2 * (k32 / GROUP),
     };
 }
 

@@ -60,17 +60,25 @@ static void dot_f16_generic(float *y, size_t y_stride, const void *panels, size_
     dot_float(TENSOR_F16, weight_f16, y, y_stride, panels, n_panels, k, x, m);
 }
 
+/* A group of a row of a block times its activations' integers. */
+static inline float group_product(enum tensor_type type, const uint8_t *block, size_t groups, size_t row, size_t g,
+                                  const int8_t *q)
+{
+    int isum[GROUP / HALF] = {0};
+    for (size_t j = 0; j < GROUP; j++)
+        isum[j / HALF] += block_integer(type, block, groups, row, g * GROUP + j) * q[j];
+    if (type == TENSOR_Q4)
+        return (float)(q4_scale_of(block, row, 2 * g) * isum[0] + q4_scale_of(block, row, 2 * g + 1) * isum[1]);
+    return (float)(isum[0] + isum[1]) * block_scale_of(type, block, row, g);
+}
+
 /* One chain: a row of a block times a block of activations. */
 static inline float block_chain(enum tensor_type type, const uint8_t *block, size_t groups, size_t row, const int8_t *q,
                                 const float *scale)
 {
     float acc = 0;
-    for (size_t g = 0; g < groups; g++) {
-        int isum = 0;
-        for (size_t j = g * GROUP; j < (g + 1) * GROUP; j++)
-            isum += block_integer(type, block, groups, row, j) * q[j];
-        acc = fmaf((float)isum * block_scale_of(type, block, row, g), scale[g], acc);
-    }
+    for (size_t g = 0; g < groups; g++)
+        acc = fmaf(group_product(type, block, groups, row, g, q + g * GROUP), scale[g], acc);
     return acc;
 }
 
@@ -90,7 +98,7 @@ static inline __attribute__((always_inline)) void dot_quantised(enum tensor_type
                                             x->scale + i * (k32 / GROUP) + b * BLOCK_GROUPS);
                     sum = b ? sum + acc : acc;
                 }
-                y[i * y_stride + p * PANEL_ROWS + row] = sum;
+                y[i * y_stride + p * PANEL_ROWS + row] = type == TENSOR_Q4 ? sum * q4_row_scale_of(panel, row) : sum;
             }
     }
 }
@@ -115,22 +123,24 @@ static void dot_mxfp4_generic(float *y, size_t y_stride, const void *panels, siz
 
 static void quantise_generic(int8_t *q, float *scale, int32_t *sum, const float *x, size_t k)
 {
-    for (size_t g = 0; g * GROUP < k; g++) {
+    const size_t groups = (k + GROUP - 1) / GROUP;
+    for (size_t g = 0; g < groups; g++) {
         size_t n = k - g * GROUP < GROUP ? k - g * GROUP : GROUP;
         float largest = 0;
         for (size_t j = 0; j < n; j++)
             largest = fabsf(x[g * GROUP + j]) > largest ? fabsf(x[g * GROUP + j]) : largest;
         float step = largest < 0x1p-100f ? 0.0f : largest / 127.0f;
-        int32_t total = 0;
+        int32_t total[GROUP / HALF] = {0};
         for (size_t j = 0; j < GROUP; j++) {
             int integer = 0;
             if (j < n && step > 0) /* |x / step| <= 127: the sum with the magic number rounds as rint does */
                 integer = (int)(x[g * GROUP + j] / step + ROUND_MAGIC - ROUND_MAGIC);
             q[g * GROUP + j] = (int8_t)integer;
-            total += integer;
+            total[j / HALF] += integer;
         }
         scale[g] = step;
-        sum[g] = total;
+        sum[g] = total[0];
+        sum[groups + g] = total[1];
     }
 }
 

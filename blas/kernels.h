@@ -19,7 +19,7 @@ struct blas_rows {
     size_t f_stride;
     const int8_t *q;      /* [m][k32], k32 = k rounded up to 32; zeros from k on */
     const float *scale;   /* [m][k32 / 32] */
-    const int32_t *sum;   /* [m][k32 / 32]: sum of the group's q */
+    const int32_t *sum;   /* [m][2][k32 / 32]: sums of the first 16 q of each group, then those of the others */
 };
 
 /* One block of 64 positions of one KV head, seen by the query heads of one row that share it. */
@@ -52,7 +52,7 @@ struct blas_kernels {
     void (*dot[TENSOR_TYPES])(float *y, size_t y_stride, const void *panels, size_t n_panels, size_t k,
                               const struct blas_rows *x, size_t m);
 
-    /* One row of k numbers into q [k32], scale [k32 / 32], sum [k32 / 32]. NUMBERS.md, "Activations". */
+    /* One row of k numbers into q [k32], scale [k32 / 32], sum [2][k32 / 32]. NUMBERS.md, "Activations". */
     void (*quantise)(int8_t *q, float *scale, int32_t *sum, const float *x, size_t k);
 
     /* y[n] = x[n] / rms(x) * weight[n]; y may be x. NUMBERS.md, "RMSNorm". */

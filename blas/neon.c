@@ -26,6 +26,7 @@
 #define MATRIX 0
 #endif
 #define CODE_HALVES 1
+#define PAIR_LINES 1
 
 /* 32 registers hold 24 accumulators of float (20 where bf16 is parted), or 16 of integers, while
  * those of float wait in memory for the end of the group. */
@@ -255,6 +256,14 @@ static inline vec vec_e8m0(const void *p)
     return vmulq_f32(vreinterpretq_f32_s32(exponent), vdupq_n_f32(0.5f));
 }
 
+static inline vec vec_s8(const void *p)
+{
+    int32_t four;
+    memcpy(&four, p, sizeof four);
+    int16x8_t wide = vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four)));
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide)));
+}
+
 /* A bf16 is the upper half of a float. */
 static inline vec pair_even(bits v)
 {
@@ -299,6 +308,21 @@ static inline vec quad_end(const bits sum[2], int16_t times, const int32_t *star
     return vreinterpretq_f32_s32(sum[0]);
 }
 
+static inline bits bits_splat(const int32_t *p)
+{
+    return vld1q_dup_s32(p);
+}
+
+static inline vec vec_of_bits(bits v)
+{
+    return vreinterpretq_f32_s32(v);
+}
+
+static inline bits pair_add(bits sum, bits w[PAIR_LINES][2], const int8_t *x)
+{
+    return quad_add(sum, w[0][0], quad_splat(x));
+}
+
 #if MATRIX
 /* Of two k-lines of 4 rows: 8 k of rows 0 and 1, or of rows 2 and 3. */
 static inline bits matrix_low(bits first, bits second)
@@ -328,9 +352,9 @@ static inline bits matrix_add(bits sum, bits w, bits x)
     return vusmmlaq_s32(sum, bytes_of_bits(w), vreinterpretq_s8_s32(x));
 }
 
-static inline vec matrix_row(const bits sum[2], size_t row)
+static inline bits matrix_row(const bits sum[2], size_t row)
 {
-    return vreinterpretq_f32_s32(row ? vuzp2q_s32(sum[0], sum[1]) : vuzp1q_s32(sum[0], sum[1]));
+    return row ? vuzp2q_s32(sum[0], sum[1]) : vuzp1q_s32(sum[0], sum[1]);
 }
 #endif
 

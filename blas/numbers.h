@@ -78,6 +78,14 @@ static inline int integer_of_e2m1(unsigned code)
     return twice[code & 15];
 }
 
+/* The book of q4: what a code stands for. Lloyd's quantiser for the weights of trained models in halves of groups, each
+ * divided by its best scale, in 6 bits (FORMAT.md, "Why q4 is what it is"). */
+static inline int integer_of_q4(unsigned code)
+{
+    static const int8_t book[16] = {-32, -26, -21, -17, -13, -9, -6, -3, 0, 3, 6, 9, 13, 17, 22, 28};
+    return book[code & 15];
+}
+
 /* The integer weight (row, k) of a quantised block. */
 static inline int block_integer(enum tensor_type type, const uint8_t *block, size_t groups, size_t row, size_t k)
 {
@@ -85,10 +93,10 @@ static inline int block_integer(enum tensor_type type, const uint8_t *block, siz
     if (type == TENSOR_Q8)
         return byte - Q8_ZERO;
     unsigned four = k & 4 ? byte >> 4 : byte & 15;
-    return type == TENSOR_Q4 ? (int)four - Q4_ZERO : integer_of_e2m1(four);
+    return type == TENSOR_Q4 ? integer_of_q4(four) : integer_of_e2m1(four);
 }
 
-/* The scale of (row, group) of a quantised block. */
+/* The scale of (row, group) of a block of q8 or mxfp4. */
 static inline float block_scale_of(enum tensor_type type, const uint8_t *block, size_t row, size_t group)
 {
     const uint8_t *at = block + block_scale(type, row, group);
@@ -97,6 +105,32 @@ static inline float block_scale_of(enum tensor_type type, const uint8_t *block, 
         return float_of_e8m0(*at);
     memcpy(&half, at, sizeof half);
     return float_of_f16(half);
+}
+
+/* The scale of (row, half a group) of a block of q4, and that of a row of its panel. */
+static inline int q4_scale_of(const uint8_t *block, size_t row, size_t half)
+{
+    int8_t scale;
+    memcpy(&scale, block + block_scale(TENSOR_Q4, row, half), sizeof scale);
+    return scale;
+}
+
+static inline float q4_row_scale_of(const void *panel, size_t row)
+{
+    uint16_t half;
+    memcpy(&half, (const uint8_t *)panel + row * sizeof half, sizeof half);
+    return float_of_f16(half);
+}
+
+/* The weight (row, at) of a quantised panel of k columns as a number: its integer times its scale, rounded once. */
+static inline float panel_weight(enum tensor_type type, const void *panel, size_t k, size_t row, size_t at)
+{
+    size_t groups, in = at % DOT_BLOCK;
+    const uint8_t *block = (const uint8_t *)panel + panel_block(type, k, at / DOT_BLOCK, &groups);
+    int integer = block_integer(type, block, groups, row, in);
+    if (type == TENSOR_Q4)
+        return (float)(integer * q4_scale_of(block, row, in / HALF)) * q4_row_scale_of(panel, row);
+    return (float)integer * block_scale_of(type, block, row, in / GROUP);
 }
 
 /* Nearest whole number, ties to even, for |x| < 2^22, as a sum: vectors do the same two additions. */

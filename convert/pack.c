@@ -24,7 +24,7 @@ struct packer {
     uint64_t first, count; /* panels of this batch */
     uint8_t *batch;
     size_t batch_bytes;
-    float *rows;          /* [threads][16][K] */
+    float *rows;          /* [threads]: K numbers, then scales of their halves of groups */
     size_t rows_numbers;  /* for one thread */
     struct fault *faults; /* [threads] */
     pack_progress *progress;
@@ -87,33 +87,65 @@ static bool lay_floats(uint8_t *panel, enum tensor_type type, size_t row, const 
     return fits;
 }
 
-static void lay_group(uint8_t *block, enum tensor_type type, size_t groups, size_t row, size_t g, const struct group *group)
+/* `n` numbers of x [k] from `from` on; zeros behind its end. */
+static void take_numbers(float *w, size_t n, const float *x, size_t from, size_t k)
 {
-    memcpy(block + block_scale(type, row, g), &group->scale, sizeof group->scale);
-    for (size_t i = 0; i < GROUP; i++) {
-        size_t k = g * GROUP + i;
-        uint8_t *byte = block + block_weight(type, groups, row, k);
-        if (type == TENSOR_Q8)
-            *byte = (uint8_t)(group->q[i] + Q8_ZERO);
-        else
-            *byte = (uint8_t)(*byte | (group->q[i] + Q4_ZERO) << (k & 4 ? 4 : 0));
-    }
+    size_t real = from >= k ? 0 : k - from < n ? k - from : n;
+    memcpy(w, x + from, real * sizeof *w);
+    memset(w + real, 0, (n - real) * sizeof *w);
 }
 
-/* Lays row `row` of a quantised panel. x has K numbers and is read in groups, the last one padded with zeros. */
-static bool lay_groups(uint8_t *panel, enum tensor_type type, size_t row, const float *x, size_t k)
+/* Lays row `row` of a panel of q8; false where a number is too large. */
+static bool lay_q8(uint8_t *panel, size_t row, const float *x, size_t k)
 {
     bool fits = true;
     for (size_t from = 0; from < k; from += GROUP) {
-        float w[GROUP] = {0};
+        float w[GROUP];
         struct group group;
-        size_t groups, n = k - from < GROUP ? k - from : GROUP;
-        memcpy(w, x + from, n * sizeof *w);
-        fits = (type == TENSOR_Q8 ? quantise_q8(&group, w) : quantise_q4(&group, w)) && fits;
-        uint8_t *block = panel + panel_block(type, k, from / DOT_BLOCK, &groups);
-        lay_group(block, type, groups, row, from % DOT_BLOCK / GROUP, &group);
+        size_t groups, in = from % DOT_BLOCK;
+        take_numbers(w, GROUP, x, from, k);
+        fits = quantise_q8(&group, w) && fits;
+        uint8_t *block = panel + panel_block(TENSOR_Q8, k, from / DOT_BLOCK, &groups);
+        memcpy(block + block_scale(TENSOR_Q8, row, in / GROUP), &group.scale, sizeof group.scale);
+        for (size_t i = 0; i < GROUP; i++)
+            block[block_weight(TENSOR_Q8, groups, row, in + i)] = (uint8_t)(group.q[i] + Q8_ZERO);
     }
     return fits;
+}
+
+/* The same of q4. Scales of all halves come first, into `scales`, for the row's is made of them. */
+static bool lay_q4(uint8_t *panel, size_t row, const float *x, size_t k, float *scales)
+{
+    float w[HALF];
+    uint16_t row_scale;
+    const size_t halves = round_up(k, GROUP) / HALF;
+    for (size_t h = 0; h < halves; h++) {
+        take_numbers(w, HALF, x, h * HALF, k);
+        scales[h] = q4_scale(w);
+    }
+    bool fits = q4_row_scale(&row_scale, scales, halves);
+    memcpy(panel + row * sizeof row_scale, &row_scale, sizeof row_scale);
+    for (size_t h = 0; h < halves; h++) {
+        struct half half;
+        size_t groups, in = h * HALF % DOT_BLOCK;
+        take_numbers(w, HALF, x, h * HALF, k);
+        quantise_q4(&half, w, scales[h], row_scale);
+        uint8_t *block = panel + panel_block(TENSOR_Q4, k, h * HALF / DOT_BLOCK, &groups);
+        memcpy(block + block_scale(TENSOR_Q4, row, in / HALF), &half.scale, sizeof half.scale);
+        for (size_t i = 0; i < HALF; i++) {
+            uint8_t *byte = block + block_weight(TENSOR_Q4, groups, row, in + i);
+            *byte = (uint8_t)(*byte | half.code[i] << ((in + i) & 4 ? 4 : 0));
+        }
+    }
+    return fits;
+}
+
+/* The same of any type whose numbers are rounded. */
+static bool lay_row(uint8_t *panel, enum tensor_type type, size_t row, const float *x, size_t k, float *scales)
+{
+    if (type == TENSOR_Q4)
+        return lay_q4(panel, row, x, k, scales);
+    return type == TENSOR_Q8 ? lay_q8(panel, row, x, k) : lay_floats(panel, type, row, x, k);
 }
 
 /* Lays row `row` of a panel of mxfp4 from a source of the same, its numbers from index `from` on: bytes move, nothing is
@@ -185,7 +217,7 @@ void pack_panel(const struct recipe *r, size_t expert, uint64_t panel, uint8_t *
             memset(x, 0, k * sizeof *x);
         if (real && !all_finite(x, k))
             blame(fault, panel, "holds a NaN or an infinity", part.tensor, at);
-        bool fits = type_quantised(t->type) ? lay_groups(out, t->type, row, x, k) : lay_floats(out, t->type, row, x, k);
+        bool fits = lay_row(out, t->type, row, x, k, x + k);
         if (real && !fits)
             blame(fault, panel, "holds a number too large for the type of weights asked for", part.tensor, at);
     }
@@ -242,12 +274,18 @@ static enum stele_status pack_vector(struct packer *p, struct image_writer *writ
     return status;
 }
 
+/* Floats that a thread needs for a row of k numbers. */
+static size_t row_numbers(size_t k)
+{
+    return k + round_up(k, GROUP) / HALF;
+}
+
 static enum stele_status pack_matrix(struct packer *p, struct image_writer *writer)
 {
     const struct image_tensor *t = &p->recipe->record;
     uint64_t panels = panel_count(t->rows), bytes = panel_bytes(t->type, t->columns);
     uint64_t batch = p->batch_bytes / bytes;
-    p->rows_numbers = t->columns;
+    p->rows_numbers = row_numbers(t->columns);
     for (p->first = 0; p->first < panels; p->first += batch) {
         p->count = panels - p->first < batch ? panels - p->first : batch;
         pool_run(p->pool, p->count, pack_panels, p);
@@ -291,7 +329,7 @@ static bool packer_open(struct packer *p, const struct emitter *e, size_t thread
     p->batch_bytes = panel * threads > BATCH_BYTES ? panel * threads : BATCH_BYTES;
     p->pool = pool_open(threads);
     p->batch = malloc(p->batch_bytes);
-    p->rows = malloc(threads * widest * sizeof *p->rows);
+    p->rows = malloc(threads * row_numbers(widest) * sizeof *p->rows);
     p->faults = malloc(threads * sizeof *p->faults);
     for (size_t t = 0; p->faults && t < threads; t++)
         p->faults[t].panel = UINT64_MAX;

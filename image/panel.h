@@ -9,8 +9,9 @@
  *   f16        [k][16]                                    32 bytes a k
  *   bf16       [k/2][16][2]   pairs of k                  64 bytes a pair: one shift or one mask widens 16 rows
  *   q8, block  scales [groups][16] binary16, padded to 64 bytes, then [k/4][16][4] bytes of w + 128
- *   q4, block  scales likewise, then [k/8][16][4] bytes: k-line 2i in the low, 2i + 1 in the high four bits, w + 8
- *   mxfp4      as q4, but scales [groups][16] bytes: E8M0; and the four bits are a code: E2M1
+ *   q4, block  scales [k/16][16] int8, padded likewise, then [k/8][16][4] bytes of codes: k-line 2i in the low,
+ *              2i + 1 in the high four bits. Before the panel's first block a head of 64 bytes: [16] binary16, then zeros
+ *   mxfp4      weights as q4's, no head, scales [groups][16] bytes: E8M0; and a code is E2M1
  *
  * A k-line is 64 bytes: 4 consecutive k of 16 rows. Rows are padded to 16 and k to 32; padding is weight 0 (stored 128,
  * 8 or 0) and scale 0. The last block of a panel is as long as its groups need. */
@@ -21,12 +22,14 @@
 
 enum {
     PANEL_ROWS = 16,    /* output rows of a panel */
-    GROUP = 32,         /* k that share a scale */
+    GROUP = 32,         /* k that share a scale, of activations too */
+    HALF = 16,          /* k that share one in q4: half a group */
     DOT_BLOCK = 256,    /* k of one chain of fma (NUMBERS.md, "Dot products") */
     BLOCK_GROUPS = DOT_BLOCK / GROUP,
     KV_BLOCK = 64,      /* positions of a KV block (NUMBERS.md, "Attention") */
     Q8_ZERO = 128,      /* stored byte of weight 0 */
-    Q4_ZERO = 8,
+    Q4_ZERO = 8,        /* code of weight 0 */
+    Q4_HEAD_BYTES = 64, /* before the blocks of a panel: a scale for each row */
     MXFP4_SCALE_MAX = 232, /* largest scale byte: 2^(232 - 128) (NUMBERS.md says why) */
 };
 
@@ -47,22 +50,34 @@ static inline bool type_nibbles(enum tensor_type type)
     return type == TENSOR_Q4 || type == TENSOR_MXFP4;
 }
 
-/* Byte offset, in a quantised block, of the scale of (row, group). */
-static inline size_t block_scale(enum tensor_type type, size_t row, size_t group)
+/* Scales that a row has for each group of a block. */
+static inline size_t type_scales(enum tensor_type type)
 {
-    return (group * PANEL_ROWS + row) * (type == TENSOR_MXFP4 ? 1 : 2);
+    return type == TENSOR_Q4 ? GROUP / HALF : 1;
+}
+
+/* Byte offset, in a quantised block, of scale `scale` of a row: that of a group, of q4 that of half a group. */
+static inline size_t block_scale(enum tensor_type type, size_t row, size_t scale)
+{
+    return (scale * PANEL_ROWS + row) * (type == TENSOR_Q8 ? 2 : 1);
 }
 
 /* Bytes of the scales before a block of `groups` groups. */
 static inline size_t block_scale_bytes(enum tensor_type type, size_t groups)
 {
-    return round_up(block_scale(type, 0, groups), 64);
+    return round_up(block_scale(type, 0, groups * type_scales(type)), 64);
 }
 
 /* Bytes of a quantised block of `groups` groups. */
 static inline size_t block_bytes(enum tensor_type type, size_t groups)
 {
     return block_scale_bytes(type, groups) + groups * GROUP * PANEL_ROWS / (type_nibbles(type) ? 2 : 1);
+}
+
+/* Bytes of a panel before its first block. */
+static inline size_t panel_head_bytes(enum tensor_type type)
+{
+    return type == TENSOR_Q4 ? Q4_HEAD_BYTES : 0;
 }
 
 /* Bytes of one panel of k columns; a multiple of 64. k is at most 2^28, so nothing overflows. */
@@ -72,7 +87,7 @@ static inline uint64_t panel_bytes(enum tensor_type type, uint64_t k)
     if (!type_quantised(type))
         return groups * GROUP * PANEL_ROWS * (type == TENSOR_F32 ? 4 : 2);
     uint64_t blocks = groups / BLOCK_GROUPS, rest = groups % BLOCK_GROUPS;
-    return blocks * block_bytes(type, BLOCK_GROUPS) + (rest ? block_bytes(type, rest) : 0);
+    return panel_head_bytes(type) + blocks * block_bytes(type, BLOCK_GROUPS) + (rest ? block_bytes(type, rest) : 0);
 }
 
 /* Index, in numbers, of (row, k) in a panel of floats. */
@@ -88,7 +103,7 @@ static inline size_t panel_block(enum tensor_type type, size_t k, size_t block, 
 {
     size_t all = (k + GROUP - 1) / GROUP, before = block * BLOCK_GROUPS;
     *groups = all - before < BLOCK_GROUPS ? all - before : BLOCK_GROUPS;
-    return block * block_bytes(type, BLOCK_GROUPS);
+    return panel_head_bytes(type) + block * block_bytes(type, BLOCK_GROUPS);
 }
 
 /* Byte offset, in a quantised block, of the weight (row, k), k counted from the block's first; for four bits the byte that

@@ -17,7 +17,7 @@ enum tensor_type {
     TENSOR_BF16 = 1,
     TENSOR_F16 = 2,
     TENSOR_Q8 = 3, /* 8 bits, symmetric, one binary16 scale for 32 along K */
-    TENSOR_Q4 = 4, /* 4 bits, otherwise as Q8 */
+    TENSOR_Q4 = 4, /* 4 bits: a code of a fixed book, one int8 scale for 16 along K, one binary16 for a row */
     TENSOR_MXFP4 = 5, /* 4-bit floats (E2M1), one power of two (E8M0) for 32 along K; only from sources that hold it */
     TENSOR_TYPES
 };

@@ -132,18 +132,21 @@ static inline void random_block(struct rng *r, enum tensor_type type, uint8_t *b
     const int zero = type == TENSOR_Q8 ? Q8_ZERO : type == TENSOR_Q4 ? Q4_ZERO : 0;
     const int low = type == TENSOR_Q8 ? 1 : type == TENSOR_Q4 ? 0 : 7; /* of mxfp4: 6 */
     const int limit = type == TENSOR_Q8 ? 255 : 15;                    /* of mxfp4: -6 */
+    const size_t columns = GROUP / type_scales(type);                  /* under one scale */
     memset(block, 0, block_bytes(type, groups));
-    for (size_t g = 0; g < groups; g++)
+    for (size_t s = 0; s < groups * type_scales(type); s++)
         for (size_t row = 0; row < PANEL_ROWS; row++) {
-            uint8_t *at = block + block_scale(type, row, g);
+            uint8_t *at = block + block_scale(type, row, s);
             if (type == TENSOR_MXFP4) {
                 *at = random_power(r, share);
+            } else if (type == TENSOR_Q4) { /* -128 too, though no writer makes it */
+                *at = (uint8_t)(rng_below(r, 8) < share ? 127 + rng_below(r, 3) : rng_below(r, 256));
             } else {
                 uint16_t scale = random_scale(r, share);
                 memcpy(at, &scale, sizeof scale);
             }
             size_t kind = rng_below(r, 8);
-            for (size_t k = g * GROUP; k < (g + 1) * GROUP; k++) {
+            for (size_t k = s * columns; k < (s + 1) * columns; k++) {
                 int w = (int)rng_from(r, type == TENSOR_Q8 ? 1 : 0, (size_t)limit);
                 if (kind < share) /* a group of zeros, or of the largest ones */
                     w = kind == 0 ? zero : kind == 1 ? limit : low;
@@ -160,6 +163,11 @@ static inline void random_panel(struct rng *r, enum tensor_type type, uint8_t *p
                                 size_t share)
 {
     if (type_quantised(type)) {
+        memset(panel, 0, panel_head_bytes(type));
+        for (size_t row = 0; panel_head_bytes(type) && row < PANEL_ROWS; row++) {
+            uint16_t scale = random_scale(r, share);
+            memcpy(panel + row * sizeof scale, &scale, sizeof scale);
+        }
         for (size_t b = 0; b * DOT_BLOCK < k; b++) {
             size_t groups, offset = panel_block(type, k, b, &groups);
             random_block(r, type, panel + offset, groups, k - b * DOT_BLOCK, share);
@@ -195,21 +203,22 @@ static inline void dot_case_rows(struct dot_case *c, struct rng *r, size_t share
     c->f = guarded_floats(r, (c->m - 1) * c->x.f_stride + c->k, share);
     c->q = guarded_make(c->m * k32);
     c->scale = guarded_make(c->m * groups * sizeof(float));
-    c->sum = guarded_make(c->m * groups * sizeof(int32_t));
+    c->sum = guarded_make(c->m * 2 * groups * sizeof(int32_t));
     int8_t *q = c->q.p;
     float *scale = c->scale.p;
     int32_t *sum = c->sum.p;
     for (size_t g = 0; g < c->m * groups; g++) {
         size_t first = g % groups * GROUP, kind = rng_below(r, 8);
+        int32_t *halves = sum + g / groups * 2 * groups + g % groups;
         scale[g] = fabsf(rng_float(r)) * (kind < share ? 0x1p-100f : 1.0f);
-        sum[g] = 0;
+        halves[0] = halves[groups] = 0;
         for (size_t j = 0; j < GROUP; j++) {
             int v = (int)rng_below(r, 255) - 127;
             if (kind < share) /* a group of one of the ends, or of zeros */
                 v = kind == 0 ? 127 : kind == 1 ? -127 : kind == 2 ? 0 : v;
             v = first + j < c->k ? v : 0;
             q[g * GROUP + j] = (int8_t)v;
-            sum[g] += v;
+            halves[j < HALF ? 0 : groups] += v;
         }
         if (kind == 2 && share)
             scale[g] = 0;

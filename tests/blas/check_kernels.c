@@ -107,7 +107,7 @@ START_TEST(dot_at_once_is_one_by_one)
                                       .f_stride = c.x.f_stride,
                                       .q = c.x.q + i * groups * GROUP,
                                       .scale = c.x.scale + i * groups,
-                                      .sum = c.x.sum + i * groups};
+                                      .sum = c.x.sum + i * 2 * groups};
                 kernels->dot[type]((float *)single.p + i * c.y_stride + p * PANEL_ROWS, c.y_stride,
                                    (const uint8_t *)c.panels.p + p * panel_bytes(type, k), 1, k, &x,
                                    1);
@@ -142,8 +142,9 @@ START_TEST(quantise_is_generic)
         }
         struct guarded want[3], got[3];
         for (int i = 0; i < 3; i++) {
-            want[i] = guarded_make(i ? groups * 4 : k32);
-            got[i] = guarded_make(i ? groups * 4 : k32);
+            const size_t bytes = (const size_t[]){k32, groups * 4, 2 * groups * 4}[i];
+            want[i] = guarded_make(bytes);
+            got[i] = guarded_make(bytes);
         }
         blas_generic.quantise(want[0].p, want[1].p, want[2].p, x.p, k);
         kernels->quantise(got[0].p, got[1].p, got[2].p, x.p, k);

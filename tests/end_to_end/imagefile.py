@@ -15,6 +15,7 @@ F32, BF16, F16, Q8, Q4, MXFP4 = range(6)
 PANELS, VECTOR = 0, 1
 EMBED, NORM, LINEAR, ROPE_KV, ATTENTION, LOGITS, ROUTER, EXPERTS = range(8)
 TYPES = {"f32": F32, "bf16": BF16, "f16": F16, "q8": Q8, "q4": Q4}
+BOOK = np.array([-32, -26, -21, -17, -13, -9, -6, -3, 0, 3, 6, 9, 13, 17, 22, 28], np.int16)  # of q4
 E2M1 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12])  # twice the values of the codes
 
 _xxh = ctypes.CDLL("libxxhash.so.0")
@@ -169,52 +170,62 @@ def unpanel_floats(raw, kind, rows, k):
     return full  # with its padding
 
 
-def unpanel_groups(raw, kind, rows, k):
-    """Integers [rows][k] and scales [rows][k/32] of a quantised matrix, padding included.
+def scale_columns(kind):
+    return 16 if kind == Q4 else 32
 
-    A panel runs along k in blocks of 256 (8 groups of 32; the last block as many as are left): the block's scales
-    [groups][16] binary16, padded to 64 bytes, then k-lines of 64 bytes: q8 [k/4][16][4], w + 128; q4 two of these lines to
-    one, k-line 2i in the low and 2i + 1 in the high four bits, w + 8. mxfp4: as q4, but scales are bytes, and what comes
-    back are codes and these bytes."""
-    panels, groups = padded(rows, 16) // 16, padded(k, 32) // 32
-    q = np.zeros((panels * 16, groups * 32), np.int16)
-    scales = np.zeros((panels * 16, groups), np.float32)
+
+def unpanel_groups(raw, kind, rows, k):
+    """Integers [rows][k] and scales [rows][k / scale_columns] of a quantised matrix, padding included.
+
+    A panel runs along k in blocks of 256 (8 groups of 32; the last block as many as are left): the block's scales, [..][16],
+    padded to 64 bytes, then k-lines of 64 bytes. q8: binary16, [k/4][16][4], w + 128. q4: int8, a scale for 16 columns; two
+    lines to one, k-line 2i in the low and 2i + 1 in the high four bits, codes of the book; the panel's head before its
+    blocks is [16] binary16, padded to 64 bytes, and multiplies the scales. mxfp4: as q4 without a head, but scales are
+    E8M0 bytes for 32 columns, and what comes back are codes and these bytes."""
+    panels, columns, per = padded(rows, 16) // 16, padded(k, 32), scale_columns(kind)
+    q = np.zeros((panels * 16, columns), np.int16)
+    scales = np.zeros((panels * 16, columns // per), np.float64)
     at = 0
     for p in range(panels):
-        for first in range(0, groups, 8):
-            n = min(8, groups - first)
-            s = np.frombuffer(raw, "u1" if kind == MXFP4 else "<f2", n * 16, at).reshape(n, 16).T
-            at += padded(n * 16 if kind == MXFP4 else n * 32, 64)
-            lines = n * 32 // (4 if kind == Q8 else 8)
+        heads = np.ones((16, 1))
+        if kind == Q4:
+            heads = np.frombuffer(raw, "<f2", 16, at).astype(np.float64).reshape(16, 1)
+            assert not any(raw[at + 32 : at + 64])
+            at += 64
+        for first in range(0, columns, 256):
+            n = min(256, columns - first)
+            s = np.frombuffer(raw, {Q8: "<f2", Q4: "i1", MXFP4: "u1"}[kind], n // per * 16, at).reshape(-1, 16).T
+            at += padded(s.nbytes, 64)
+            lines = n // (4 if kind == Q8 else 8)
             b = np.frombuffer(raw, "u1", lines * 64, at).reshape(lines, 16, 4).astype(np.int16)
             at += lines * 64
             if kind == Q8:
                 b = b - 128
             else:
-                both = np.stack([b & 15, b >> 4], axis=1)  # [lines][2][16][4]
-                b = both.reshape(lines * 2, 16, 4) - (8 if kind == Q4 else 0)
-            q[p * 16 : p * 16 + 16, first * 32 : (first + n) * 32] = b.transpose(1, 0, 2).reshape(16, n * 32)
-            scales[p * 16 : p * 16 + 16, first : first + n] = s
+                b = np.stack([b & 15, b >> 4], axis=1).reshape(lines * 2, 16, 4)
+                b = BOOK[b] if kind == Q4 else b
+            q[p * 16 : p * 16 + 16, first : first + n] = b.transpose(1, 0, 2).reshape(16, n)
+            scales[p * 16 : p * 16 + 16, first // per : (first + n) // per] = s * heads
     assert at == len(raw), (at, len(raw))
     return q, scales
 
 
-def panel_groups(q, scales, kind):
-    """Integers [rows][k] and scales [rows][k/32] (k a multiple of 32) as the panels that unpanel_groups reads."""
+def panel_groups(q, scales, kind, heads=None):
+    """Integers [rows][k] (k a multiple of 32) and scales as the panels that unpanel_groups reads; of q4 codes, int8 scales
+    and heads [rows]."""
     rows, k = q.shape
-    q = np.pad(q, [(0, -rows % 16), (0, 0)]).astype(np.int16)
-    scales = np.pad(scales, [(0, -rows % 16), (0, 0)]).astype("u1" if kind == MXFP4 else "<f2")
+    per = scale_columns(kind)
+    q = np.pad(q, [(0, -rows % 16), (0, 0)], constant_values=8 if kind == Q4 else 0).astype(np.int16)
+    scales = np.pad(scales, [(0, -rows % 16), (0, 0)]).astype({Q8: "<f2", Q4: "i1", MXFP4: "u1"}[kind])
     raw = bytearray()
     for p in range(0, len(q), 16):
-        for first in range(0, k // 32, 8):
-            n = min(8, k // 32 - first)
-            s = scales[p : p + 16, first : first + n].T.tobytes()
-            lines = q[p : p + 16, first * 32 : (first + n) * 32].reshape(16, n * 8, 4).transpose(1, 0, 2)
-            if kind == Q8:
-                lines = lines + 128
-            else:
-                lines = lines + (8 if kind == Q4 else 0)
-                lines = lines[0::2] | lines[1::2] << 4
+        if kind == Q4:
+            raw += np.pad(heads, (0, -rows % 16)).astype("<f2")[p : p + 16].tobytes().ljust(64, b"\0")
+        for first in range(0, k, 256):
+            n = min(256, k - first)
+            s = scales[p : p + 16, first // per : (first + n) // per].T.tobytes()
+            lines = q[p : p + 16, first : first + n].reshape(16, n // 4, 4).transpose(1, 0, 2)
+            lines = lines + 128 if kind == Q8 else lines[0::2] | lines[1::2] << 4
             raw += s.ljust(padded(len(s), 64), b"\0") + lines.astype("u1").tobytes()
     return bytes(raw)
 
@@ -272,8 +283,8 @@ class Builder:
     def matrix(self, name, w, kind=F32):
         return self._tensor(name, kind, PANELS, *w.shape, panel_floats(w, kind))
 
-    def quantised(self, name, q, scales, kind):
-        return self._tensor(name, kind, PANELS, *q.shape, panel_groups(q, scales, kind))
+    def quantised(self, name, q, scales, kind, heads=None):
+        return self._tensor(name, kind, PANELS, *q.shape, panel_groups(q, scales, kind, heads))
 
     def banks(self, first, second, kind):
         """Two banks of [(q, scales), …], an expert after the other, each on pages of its own."""

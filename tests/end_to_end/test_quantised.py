@@ -26,23 +26,23 @@ def groups(folder, weights, name):
 
 
 def dequantised(q, scales):
-    return q.astype(np.float64) * np.repeat(scales.astype(np.float64), 32, axis=1)
+    return q.astype(np.float64) * np.repeat(scales.astype(np.float64), q.shape[1] // scales.shape[1], axis=1)
 
 
 # ---- what stands in the image ----
 
 
 @test
-def quantised_weights_lie_in_their_range_and_scales_are_finite_and_not_negative():
+def quantised_weights_lie_in_their_range_and_scales_are_finite_and_those_of_q8_not_negative():
     for weights in ("q8", "q4"):
         f = im.ImageFile.read(image(_odd, weights))
         for t in im.tensors(f).values():
             if t.layout != im.PANELS:
                 continue
             q, scales = im.unpanel_groups(im.tensor_bytes(f, t), t.kind, t.rows, t.columns)
-            low, high = (-8, 7) if t.kind == im.Q4 else (-127, 127)
+            low, high = (-32, 28) if t.kind == im.Q4 else (-127, 127)
             assert low <= q.min() and q.max() <= high, (weights, t.name, q.min(), q.max())
-            assert np.isfinite(scales).all() and (scales >= 0).all() and not np.signbit(scales).any(), (weights, t.name)
+            assert np.isfinite(scales).all() and (t.kind == im.Q4 or not np.signbit(scales).any()), (weights, t.name)
             rows, k = t.rows, t.columns
             assert not q[rows:].any() and not q[:, k:].any() and not scales[rows:].any(), f"{t.name}: padding is not zero"
 
@@ -60,19 +60,24 @@ def a_q8_weight_is_within_half_a_step_of_its_source_and_the_largest_takes_127():
     assert (per_group >= 126).all()
 
 
+def best_of_symmetric(g, steps_of):
+    """The least error of groups [..][n] rounded to -8 … 7 times a scale: what q4 has to be better than."""
+    best = np.full(g.shape[:-1], np.inf)
+    for steps in steps_of:
+        s = np.abs(g).max(-1, keepdims=True) / steps
+        best = np.minimum(best, ((np.clip(np.rint(g / s), -8, 7) * s - g) ** 2).sum(-1))
+    return best.sum()
+
+
 @test
-def a_q4_scale_is_at_least_as_good_as_the_ordinary_ones():
+def q4_has_less_error_than_symmetric_integers_of_finer_groups():
     source = source_of(_odd)["model.layers.0.mlp.gate_proj.weight"].astype(np.float64)
     t, q, scales = groups(_odd, "q4", "layers.0.gate_up")
     rows, k = source.shape
     mine = dequantised(q, scales).reshape(-1, 2, 16, q.shape[1])[:, 0].reshape(-1, q.shape[1])[:rows, :k]
-    g = source.reshape(rows, k // 32, 32)
-    best = np.full(g.shape[:2], np.inf)
-    for steps in (7, 7.5, 8, 127 / 16):
-        s = np.abs(g).max(-1, keepdims=True) / steps
-        best = np.minimum(best, ((np.clip(np.rint(g / s), -8, 7) * s - g) ** 2).sum(-1))
-    error = ((mine.reshape(g.shape) - g) ** 2).sum(-1)
-    assert error.sum() <= best.sum() * 1.001, (error.sum(), best.sum())
+    error = ((mine - source) ** 2).sum()
+    symmetric = best_of_symmetric(source.reshape(rows, k // 16, 16), (6, 6.5, 7, 7.5, 8, 8.5, 9))
+    assert error < 0.9 * symmetric, (error, symmetric)
 
 
 @test
@@ -88,17 +93,23 @@ def groups_of_zeros_of_tiny_and_of_one_large_weight_are_kept():
     w[5, :32] = -1.0
     w[6, 299] = 0.5  # in the last group, which is padded
     folder = llama("groups", tensors={name: ("F32", [96, 300], w.tobytes())}, **SIZES)
-    for weights, levels in (("q8", 127), ("q4", 7)):
-        t, q, scales = groups(folder, weights, "layers.0.down")
-        got = dequantised(q, scales)[:96, :300]
-        assert not got[0].any()
-        # A subnormal scale has steps of 2^-24; the weights are rounded to multiples of the scale.
-        bound = scales[1, 0] / 2 + levels * 2.0**-25 + np.abs(w[1]).max() / levels
-        assert np.abs(got[1] - w[1]).max() <= bound and got[1].any()
-        assert np.abs(got[2]).max() <= 2.0**-24 and np.abs(got[4]).max() <= 2.0**-24
-        assert abs(got[3, 5] - 2000) <= 2000 * 2**-10 and not np.delete(got[3], 5).any()
-        assert np.abs(got[5, :32] + 1).max() <= 2.0**-10
-        assert abs(got[6, 299] - 0.5) <= 2.0**-10
+    t, q, scales = groups(folder, "q8", "layers.0.down")
+    got = dequantised(q, scales)[:96, :300]
+    assert not got[0].any()
+    # A subnormal scale has steps of 2^-24; the weights are rounded to multiples of the scale.
+    assert np.abs(got[1] - w[1]).max() <= scales[1, 0] / 2 + 127 * 2.0**-25 + np.abs(w[1]).max() / 127 and got[1].any()
+    assert np.abs(got[2]).max() <= 2.0**-24 and np.abs(got[4]).max() <= 2.0**-24
+    assert abs(got[3, 5] - 2000) <= 2000 * 2**-10 and not np.delete(got[3], 5).any()
+    assert np.abs(got[5, :32] + 1).max() <= 2.0**-10
+    assert abs(got[6, 299] - 0.5) <= 2.0**-10
+    t, q, scales = groups(folder, "q4", "layers.0.down")
+    got = dequantised(q, scales)[:96, :300]
+    assert not got[0].any()
+    # The least scale is 2^-24, numbers of the book are up to 6 apart.
+    assert np.abs(got[1] - w[1]).max() <= 2 * 3 * 2.0**-24 and got[1].any()
+    assert np.abs(got[2]).max() <= 2.0**-24 and np.abs(got[4]).max() <= 2.0**-24
+    assert abs(got[3, 5] - 2000) <= 2000 / 127 and not np.delete(got[3], 5).any()
+    assert np.abs(got[5, :32] + 1).max() <= 1 / 127 and abs(got[6, 299] - 0.5) <= 0.5 / 127
 
 
 @test
@@ -124,7 +135,7 @@ def rounded_activations(x):
 @test
 def a_quantised_head_written_by_hand_gives_the_float64_oracle_of_its_definition():
     rng = np.random.default_rng(8)
-    for kind, low, high in ((im.Q8, -127, 127), (im.Q4, -8, 7), (im.MXFP4, 0, 15)):
+    for kind, low, high in ((im.Q8, -127, 127), (im.Q4, 0, 15), (im.MXFP4, 0, 15)):
         for k in (32, 96, 256, 288, 1024, 1056):
             v = 37
             table = rng.standard_normal((v, k)).astype("<f4")
@@ -133,18 +144,26 @@ def a_quantised_head_written_by_hand_gives_the_float64_oracle_of_its_definition(
             q = rng.integers(low, high + 1, (v, k))
             scales = (rng.random((v, k // 32)) * 0.01).astype("<f2")
             scales[0, 0] = 2.0**-24
+            heads = None
+            if kind == im.Q4:
+                scales = rng.integers(-127, 128, (v, k // 16))
+                heads = (rng.random(v) * 0.001).astype("<f2")
+                scales[1], heads[2], heads[5] = 127, 0, 2.0**-24
             if kind == im.MXFP4:
                 scales = rng.integers(118, 126, (v, k // 32))
                 scales[0], scales[1], scales[2] = 0, 1, 140
             b = im.Builder(v, 64)
             x = b.slot(k)
             b.op(im.EMBED, x, b.matrix("embedding", table), 1.0)
-            b.op(im.LOGITS, x, b.quantised("head", q, scales, kind), 1.0)
+            b.op(im.LOGITS, x, b.quantised("head", q, scales, kind, heads), 1.0)
             path = fresh("head") / "head.stele"
             path.write_bytes(b.image().pack())
             got = logits(path, list(range(v)))
             a, a_scale = rounded_activations(table)
-            q, scales = (im.E2M1[q], 2.0 ** (scales - 128)) if kind == im.MXFP4 else (q, scales)
+            if kind == im.Q4: # its scales of 16 columns, in units of the row's, are part of the integers
+                q, scales = im.BOOK[q] * np.repeat(scales, 16, axis=1), np.tile(heads[:, None], (1, k // 32))
+            if kind == im.MXFP4:
+                q, scales = im.E2M1[q], 2.0 ** (scales - 128)
             isum = np.einsum("agk,wgk->awg", a, q.reshape(v, -1, 32).astype(np.float64))
             want = np.einsum("awg,ag,wg->aw", isum, a_scale.astype(np.float64), scales.astype(np.float64))
             worst = np.abs(got - want).max() / np.abs(want).max()
@@ -322,7 +341,7 @@ def mxfp4_of_another_shape_or_type_is_refused_with_the_tensor_named():
 
 
 @slow(needs=data("models/trained12M"))
-def perplexity_of_heldout_text_is_the_references_and_half_a_per_cent_and_ten_per_cent_above_it():
+def perplexity_of_heldout_text_is_the_references_and_half_a_per_cent_and_one_per_cent_above_it():
     folder = data("models/trained12M")
     heldout = json.loads((folder / "golden.json").read_text())["heldout"]
     ids = stele("tokenize", image("trained12M"), "--bare", stdin=(folder / "heldout.txt").read_bytes()).exits(0).ids
@@ -344,20 +363,20 @@ def perplexity_of_heldout_text_is_the_references_and_half_a_per_cent_and_ten_per
     print("      perplexity: " + ", ".join(f"{w} {p:.3f} ({p / ppl['f32'] - 1:+.2%})" for w, p in ppl.items()))
     assert abs(found["f32"] - want) <= 1e-4 * want, (found["f32"], want)
     assert abs(ppl["q8"] / ppl["f32"] - 1) <= 0.005, ppl
-    assert abs(ppl["q4"] / ppl["f32"] - 1) <= 0.10, ppl
+    assert abs(ppl["q4"] / ppl["f32"] - 1) <= 0.01, ppl
     assert len(set(found.values())) == 3
 
 
 @test(needs=data("models/trained12M"))
-def q8_and_q4_images_are_at_least_3_5_and_6_times_smaller_than_f32s():
+def q8_and_q4_images_are_at_least_3_5_and_5_9_times_smaller_than_f32s():
     size = {w: image("trained12M", w).stat().st_size for w in ("f32", "q8", "q4")}
     print("      bytes: " + ", ".join(f"{w} {n} ({size['f32'] / n:.2f})" for w, n in size.items()))
-    assert size["f32"] / size["q8"] >= 3.5 and size["f32"] / size["q4"] >= 6, size
+    assert size["f32"] / size["q8"] >= 3.5 and size["f32"] / size["q4"] >= 5.9, size
 
 
 @test
 def weights_alone_are_3_7_and_nearly_7_times_smaller():
-    # Per weight: 8 + 16/32 and 4 + 16/32 bits against 32.
+    # Per weight: 8 + 16/32 and 4 + 8/16 + 32/K bits against 32.
     folder = llama("square", hidden_size=512, intermediate_size=1024, num_attention_heads=8, head_dim=64, vocab_size=64)
     size = {w: len(im.ImageFile.read(image(folder, w)).section(im.WEIGHTS).raw) for w in ("f32", "q8", "q4")}
     assert size["f32"] / size["q8"] > 3.7 and size["f32"] / size["q4"] > 6.8, size
