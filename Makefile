@@ -173,6 +173,7 @@ bench:
 	@scripts/setup python3-numpy
 	@$(MAKE) --no-print-directory -s all $(BENCHES)
 	@STELE_BUILD=$(abspath $(B)) scripts/bench $(BENCH)
+	@STELE_BUILD=$(abspath $(B)) scripts/bench-pull $(BENCH)
 
 # ---- installing ----
 
