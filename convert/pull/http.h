@@ -39,6 +39,7 @@ struct remote {
     bool rangeless;         /* ranges are not served: everything in one answer */
     char tag[HTTP_TAG_MAX]; /* strong ETag, else Last-Modified; empty until an answer has said it */
     char sha256[65];        /* stated by the source; else empty */
+    char blob[41];          /* likewise: git's name of the contents */
 };
 
 void remote_free(struct remote *remote);

@@ -204,6 +204,7 @@ static enum stele_status read_listing(struct source *s, const json_t *root, stru
         const json_t *file = json_array_get(siblings, i), *lfs = json_object_get(file, "lfs");
         const char *path = json_string_value(json_object_get(file, "rfilename"));
         const char *sha256 = json_string_value(json_object_get(lfs, "sha256"));
+        const char *blob = lfs ? NULL : json_string_value(json_object_get(file, "blobId"));
         struct listed *listed = &s->files[s->file_count];
         if (!path || (strchr(path, '/') && !source_is_template(path))) /* nothing else that a conversion reads lies in a folder */
             continue;
@@ -211,6 +212,8 @@ static enum stele_status read_listing(struct source *s, const json_t *root, stru
         json_whole(json_object_get(lfs ? lfs : file, "size"), (uint64_t)1 << 53, &listed->length);
         if (sha256 && strlen(sha256) == 64 && strspn(sha256, "0123456789abcdef") == 64)
             memcpy(listed->sha256, sha256, 65);
+        if (blob && is_commit(blob))
+            memcpy(listed->blob, blob, 41);
         listed->name = strdup(path);
         if (!listed->name)
             return stele_fail(err, STELE_SYSTEM, "%s: no memory for its list of files", s->name);

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -172,6 +173,32 @@ static void clear_small(const struct puller *p)
     free(templates);
 }
 
+/* A file's digest, if its source states one. */
+static enum stele_status check_small(struct puller *p, const struct fetch *f)
+{
+    const struct remote *r = f->remote;
+    const char *stated = r->sha256[0] ? r->sha256 : r->blob;
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    char text[2 * EVP_MAX_MD_SIZE + 1] = "", begin[32];
+    unsigned n = 0;
+    int length = snprintf(begin, sizeof begin, "blob %zu", f->length) + 1;
+    EVP_MD_CTX *context = EVP_MD_CTX_new();
+    bool done = context && EVP_DigestInit_ex(context, r->sha256[0] ? EVP_sha256() : EVP_sha1(), NULL) &&
+                (r->sha256[0] || EVP_DigestUpdate(context, begin, (size_t)length)) &&
+                EVP_DigestUpdate(context, f->bytes, f->length) && EVP_DigestFinal_ex(context, digest, &n);
+    EVP_MD_CTX_free(context);
+    if (!stated[0])
+        return STELE_OK;
+    if (!done)
+        return stele_fail(p->err, STELE_SYSTEM, "%s: cannot compute its digest", r->name);
+    for (unsigned i = 0; i < n; i++)
+        sprintf(text + 2 * i, "%02x", digest[i]);
+    if (!strcmp(text, stated))
+        return STELE_OK;
+    return stele_fail(p->err, STELE_DAMAGED, "%s: its bytes have the digest %s, but the source states %s; nothing was kept",
+                      r->name, text, stated);
+}
+
 static enum stele_status write_all_small(struct puller *p, const struct fetch *fetches, size_t n)
 {
     enum stele_status status = STELE_OK;
@@ -181,6 +208,8 @@ static enum stele_status write_all_small(struct puller *p, const struct fetch *f
         if (templates && source_is_template(name))
             mkdir(templates, 0777); /* what is wrong with it is said of the file */
         if (fetches[i].bytes)
+            status = check_small(p, &fetches[i]);
+        if (status == STELE_OK && fetches[i].bytes)
             status = write_small(p, name, fetches[i].bytes, fetches[i].length);
     }
     free(templates);

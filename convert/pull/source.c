@@ -131,6 +131,7 @@ bool source_file(const struct source *s, const char *name, struct remote *out)
     if (listed) {
         out->length = listed->length;
         memcpy(out->sha256, listed->sha256, sizeof out->sha256);
+        memcpy(out->blob, listed->blob, sizeof out->blob);
     }
     if (!escaped || !out->name || asprintf(&out->url, "%s%s%s", s->base, escaped, s->query ? s->query : "") < 0) {
         out->url = NULL;

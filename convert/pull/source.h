@@ -16,6 +16,7 @@ struct listed {
     char *name;
     uint64_t length;
     char sha256[65]; /* empty: none is stated */
+    char blob[41];   /* likewise, git's name of the contents: SHA-1 over "blob", the length and the bytes */
 };
 
 struct source {

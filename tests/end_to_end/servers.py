@@ -61,6 +61,7 @@ http {{
         location /plain/ {{ alias {root}/; }}
         location /whole/ {{ alias {root}/; max_ranges 0; }}
         location /slow/ {{ alias {root}/; limit_rate {rate}; }}
+        location /slowly/ {{ alias {root}/; limit_rate {rate}; max_ranges 0; }}
         location /silent/ {{ alias {root}/; etag off; add_header Last-Modified ""; }}
         location /away/ {{ rewrite ^/away/(.*)$ http://localhost:{other}/plain/$1 redirect; }}
         location /flaky/ {{ if ($unlucky) {{ return 503; }} alias {root}/; }}

@@ -303,6 +303,21 @@ def killed_at_random_moments_it_goes_on_and_ends_with_the_same_bytes():
 
 
 @test
+def a_server_without_ranges_is_read_again_and_what_was_packed_stays():
+    slow = Web(ROOT_FOLDER, rate="3m")
+    target = fresh("t") / "x.stele"
+    assert killed_after(2.0, slow.slowly + middle, target, "--memory", "2M", "--chunk", "256K")
+    r = stele("pull", slow.slowly + middle, "-o", target, "--memory", "2M", "--chunk", "256K", "--stats").exits(0, "going on")
+    assert r.stats["resumed_bytes"] > 0
+    same_image(target, converted(MIDDLE))
+
+
+@test
+def a_server_that_names_no_state_of_a_file_is_pulled_from():
+    same_image(pull(web.silent + middle, "--chunk", "1M").exits(0).target, converted(MIDDLE))
+
+
+@test
 def another_source_or_other_options_start_over_and_say_so():
     slow = Web(ROOT_FOLDER, rate="2m")
     folder = copied(MIDDLE)

@@ -125,6 +125,17 @@ def a_byte_flipped_on_the_way_is_caught_and_leaves_nothing():
 
 
 @hub_test
+def small_files_are_checked_too():
+    for fault in ["corrupt,on=small,path=*tokenizer.json", "truncate,on=small,path=*config.json"]:
+        hub = Hub(ROOT_FOLDER, "--fault", fault)
+        r = pull(hub, "hf:org/demo", "--timeout", "2")
+        assert r.code in (4, 6), (r.code, r.error)
+        r.exits(r.code, "json")
+        nothing_left(r.target)
+        hub.stop()
+
+
+@hub_test
 def faults_that_pass_cost_retries_and_not_a_byte():
     made = converted(MIDDLE)
     for faults in [
