@@ -103,6 +103,7 @@ static size_t on_header(char *line, size_t one, size_t n, void *context)
         memcpy(t->tag, value, sizeof t->tag);
     header_value(t->modified, sizeof t->modified, line, n, "Last-Modified");
     header_value(t->said, sizeof t->said, line, n, "X-Error-Message");
+    header_value(t->checksum, sizeof t->checksum, line, n, "X-Amz-Checksum-Sha256");
     if (header_value(value, sizeof value, line, n, "Retry-After"))
         t->retry_after = strtod(value, NULL);
     if (header_value(value, sizeof value, line, n, "Content-Range"))
@@ -211,6 +212,8 @@ static void set_url(struct http *h, struct transfer *t)
         curl_easy_setopt(t->easy, CURLOPT_AWS_SIGV4, login->provider);
         curl_easy_setopt(t->easy, CURLOPT_USERPWD, login->keys);
         t->headers = curl_slist_append(t->headers, "x-amz-content-sha256: UNSIGNED-PAYLOAD");
+        if (t->method && !strcmp(t->method, "HEAD"))
+            t->headers = curl_slist_append(t->headers, "x-amz-checksum-mode: ENABLED");
         if (login->session)
             t->headers = curl_slist_append(t->headers, login->session);
     }
@@ -256,6 +259,10 @@ static void set_sending(struct transfer *t)
 {
     t->sent = t->received = 0;
     curl_easy_setopt(t->easy, CURLOPT_FOLLOWLOCATION, 0L);
+    if (!strcmp(t->method, "HEAD")) {
+        curl_easy_setopt(t->easy, CURLOPT_NOBODY, 1L);
+        return;
+    }
     if (!strcmp(t->method, "POST")) {
         curl_easy_setopt(t->easy, CURLOPT_POSTFIELDS, t->send ? (const char *)t->send : "");
         curl_easy_setopt(t->easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)t->send_bytes);
@@ -570,6 +577,7 @@ static bool take_into_buffer(struct transfer *t, const uint8_t *bytes, size_t n)
 static enum stele_status end_fetch(const struct transfer *t, struct fetch *f, struct stele_error *err)
 {
     memcpy(f->tag, t->tag, sizeof f->tag);
+    memcpy(f->checksum, t->checksum, sizeof f->checksum);
     bool empty = t->code == 416 && !f->from, absent = t->code == 404 || t->code == 410;
     if (t->status == STELE_OK || empty) {
         f->bytes = f->bytes ? f->bytes : calloc(1, 1);

@@ -51,7 +51,7 @@ char *http_public_url(const char *url);
 struct transfer {
     struct remote *remote;
     uint64_t from, length; /* HTTP_REST: to the end */
-    const char *method;    /* NULL: a range is fetched. "PUT" or "POST": `send` goes to the URL, and the answer is taken */
+    const char *method;    /* NULL: a range is fetched. "PUT", "POST": `send` goes to the URL, and the answer is taken; "HEAD": only its head is */
     const uint8_t *send;
     uint64_t send_bytes;
     /* Takes n bytes, in order; true, or false for "not now": http_resume says when. */
@@ -73,7 +73,7 @@ struct transfer {
     double due; /* of the next try; 0: it runs */
     bool answered, refused, ranged, complete, paused, direct;
     uint64_t before; /* received when this try began */
-    char tag[HTTP_TAG_MAX], modified[HTTP_TAG_MAX], said[256], body[1024];
+    char tag[HTTP_TAG_MAX], modified[HTTP_TAG_MAX], checksum[HTTP_TAG_MAX], said[256], body[1024];
     size_t body_bytes;
     char curl_text[CURL_ERROR_SIZE];
     uint64_t range_from, range_total;
@@ -117,6 +117,7 @@ struct fetch {
     const uint8_t *send;
     uint64_t send_bytes;
     char tag[HTTP_TAG_MAX];
+    char checksum[HTTP_TAG_MAX]; /* of the whole object, as an object store states it: SHA-256 in base64; else empty */
     uint8_t *bytes;
     size_t length;
 };

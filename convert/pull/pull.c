@@ -286,6 +286,35 @@ static enum stele_status fetch_rest(struct puller *p)
     return status;
 }
 
+/* SHA-256 in base64 as hexadecimal digits; "" where it is something else, such as the checksum of an object's parts. */
+static void checksum_text(char out[65], const char *base64)
+{
+    uint8_t bytes[48];
+    out[0] = '\0';
+    if (strlen(base64) != 44 || base64[43] != '=' || EVP_DecodeBlock(bytes, (const uint8_t *)base64, 44) != 33)
+        return;
+    for (size_t i = 0; i < 32; i++)
+        sprintf(out + 2 * i, "%02x", bytes[i]);
+}
+
+/* What an object store states of whole objects. Who may not ask for heads does without. */
+static enum stele_status ask_checksums(struct puller *p)
+{
+    struct fetch *heads = calloc(p->remote_count, sizeof *heads);
+    struct stele_error ignored;
+    if (!heads)
+        return stele_fail(p->err, STELE_SYSTEM, "no memory for %zu files", p->remote_count);
+    for (size_t i = 0; i < p->remote_count; i++)
+        heads[i] = (struct fetch){.remote = &p->remotes[i], .most = HTTP_REST, .method = "HEAD"};
+    if (http_fetch(p->http, heads, p->remote_count, SMALL_BYTES_MAX, &ignored) == STELE_OK)
+        for (size_t i = 0; i < p->remote_count; i++) {
+            checksum_text(p->remotes[i].sha256, heads[i].checksum);
+            free(heads[i].bytes);
+        }
+    free(heads);
+    return STELE_OK;
+}
+
 static enum stele_status fetch_headers(void *context, struct source_file *files, size_t count, struct stele_error *err)
 {
     struct puller *p = context;
@@ -298,7 +327,9 @@ static enum stele_status fetch_headers(void *context, struct source_file *files,
             return stele_fail(err, STELE_INPUT, "%s: %s is not there", p->source.name, files[p->remote_count].name);
         p->headers[p->remote_count] = (struct fetch){.remote = &p->remotes[p->remote_count], .most = HEADER_FIRST};
     }
-    enum stele_status status = http_fetch(p->http, p->headers, count, HEADER_BYTES_MAX + 8, err);
+    enum stele_status status = p->source.checksums ? ask_checksums(p) : STELE_OK;
+    if (status == STELE_OK)
+        status = http_fetch(p->http, p->headers, count, HEADER_BYTES_MAX + 8, err);
     if (status == STELE_OK)
         status = fetch_rest(p);
     for (size_t i = 0; status == STELE_OK && i < count; i++) {

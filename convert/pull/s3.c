@@ -213,6 +213,7 @@ enum stele_status s3_open(struct source *s, const char *reference, struct http *
         s->image = strdup(slash ? slash + 1 : place.prefix);
         *(slash ? slash : place.prefix) = '\0';
     }
+    s->checksums = true;
     read_settings(&settings);
     char *bucket = bucket_url(&settings, place.bucket), *prefix = NULL, *escaped = source_escape(place.prefix);
     if (asprintf(&prefix, "%s%s", place.prefix, place.prefix[0] ? "/" : "") < 0)

@@ -32,6 +32,7 @@ struct source {
     struct listed *files; /* all there are, where the source lists them */
     size_t file_count;
     bool lists;
+    bool checksums; /* an object's head may state its SHA-256 (s3.c) */
 };
 
 /* Asks what a reference stands for. `http` may be NULL where nothing may be asked (offline): then only what the hub's local

@@ -70,6 +70,9 @@ http {{
         location /busy/ {{ return 429; }}
         location /private/ {{ return 401; }}
         location /image/ {{ alias {root}/; }}
+        # an object store that lets nobody list, and states the same checksum of every object
+        location = /bucket/ {{ return 403 "<Error><Code>AccessDenied</Code></Error>"; }}
+        location /bucket/ {{ alias {root}/; add_header x-amz-checksum-sha256 "{checksum}"; }}
     }}
     server {{
         listen 127.0.0.1:{other};
@@ -103,14 +106,14 @@ def certificates(folder):
 class Web:
     """nginx over a folder. web.plain and so on are URLs that end in a slash."""
 
-    def __init__(self, root, rate="20m", tls=False):
+    def __init__(self, root, rate="20m", tls=False, checksum=""):
         self.dir = scratch("web")
         self.root = Path(root)
         port, other, tls_port = free_ports(3)
         if tls:
             certificates(self.dir)
             self.authority = self.dir / "ca.pem"
-        names = {"dir": self.dir, "root": root, "rate": rate, "port": port, "other": other, "tls_port": tls_port,
+        names = {"dir": self.dir, "root": root, "rate": rate, "port": port, "other": other, "tls_port": tls_port, "checksum": checksum,
                  "user": "user root;" if os.geteuid() == 0 else ""}
         names["tls"] = TLS.format(**names) if tls else ""
         (self.dir / "nginx.conf").write_text(CONFIG.format(**names))

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """stele pull: from a web server straight into an image, which is the one that stele convert makes of the same files;
 whatever the server does, the answer is that image or a sentence."""
+import base64
+import hashlib
 import json
 import os
 import random
@@ -183,6 +185,22 @@ def certificates_are_checked_and_http_2_is_spoken():
 def a_proxy_is_used_where_the_environment_names_one():
     pull("http://model.invalid/x", env={"http_proxy": "http://127.0.0.1:1"}).exits(6, "127.0.0.1")
     pull(web.plain + demo, env={"http_proxy": "http://127.0.0.1:1", "no_proxy": "127.0.0.1"}).exits(0)
+
+
+@test
+def checksums_of_whole_objects_are_verified_and_those_of_parts_are_none():
+    digest = base64.b64encode(hashlib.sha256((DEMO / "model.safetensors").read_bytes()).digest()).decode()
+    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "a-secret", "AWS_CONFIG_FILE": "/dev/null"}
+    for checksum, code in [(digest, 0), (digest[:10] + ("A" if digest[10] != "A" else "B") + digest[11:], 4), (digest + "-3", 0), ("", 0)]:
+        server = Web(ROOT_FOLDER, checksum=checksum)
+        r = pull("s3://bucket/demo", env=keys | {"AWS_ENDPOINT_URL": server.base})
+        r.exits(code, *(["model.safetensors", "SHA-256"] if code else []))
+        if code:
+            nothing_left(r.target)
+        else:
+            same_image(r.target, image(DEMO, None))
+            assert (b"sha256" in ImageFile.read(r.target).section(PROVENANCE).raw) == (checksum == digest)
+        server.stop()
 
 
 # ---- the call ----
