@@ -150,11 +150,12 @@ static void ask_early(struct window *w, uint64_t before)
         struct piece *p = &w->early[w->early_begun];
         struct early *e = &w->options.early[w->early_begun];
         uint64_t start;
+        pthread_mutex_lock(&w->lock);
         *p = (struct piece){.window = w, .at = e->at, .length = e->length, .early = e};
-        if (e->at < w->options.from) { /* the pull that is resumed was beyond it */
-            p->done = true;
+        p->done = e->at < w->options.from; /* the pull that is resumed was beyond it */
+        pthread_mutex_unlock(&w->lock);
+        if (p->done)
             continue;
-        }
         e->bytes = malloc(e->length);
         if (!e->bytes) {
             struct stele_error err;

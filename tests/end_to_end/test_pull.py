@@ -246,6 +246,28 @@ def too_small_a_window_is_refused_with_the_size_that_does():
     nothing_left(r.target)
 
 
+@test
+def progress_is_for_terminals_and_run_knows_no_network():
+    slow = Web(ROOT_FOLDER, rate="3m")
+    target = fresh("t") / "x.stele"
+    ours, theirs = os.openpty()
+    args = [str(x) for x in [BUILD / "stele-pull", slow.slow + middle, "-o", target, "--connections", "2", "--chunk", "256K"]]
+    p = subprocess.Popen(args, stderr=theirs, stdout=subprocess.PIPE)
+    os.close(theirs)
+    shown = b""
+    try:
+        while piece := os.read(ours, 4096):
+            shown += piece
+    except OSError:  # the other side is closed
+        pass
+    assert p.wait() == 0 and p.stdout.read() == b""
+    assert b"MB/s" in shown and b"connections" in shown and b"of 0.0" in shown, shown
+    quiet = pull(web.plain + demo).exits(0)
+    assert quiet.err == b"" and quiet.out == b""
+    linked = call(["ldd", BUILD / "stele"]).text
+    assert "libcurl" not in linked and "libcrypto" not in linked and "zstd" not in linked, linked
+
+
 # ---- hostile sources ----
 
 
