@@ -9,7 +9,6 @@ import os
 import random
 import resource
 import shutil
-import signal
 import struct
 import subprocess
 import time
@@ -315,13 +314,6 @@ def a_number_that_is_none_is_named_and_leaves_nothing():
 # ---- going on ----
 
 
-def killed_after(seconds, url, target, *options):
-    p = subprocess.Popen([str(x) for x in [BUILD / "stele-pull", url, "-o", target, *options]], stderr=subprocess.DEVNULL)
-    time.sleep(seconds)
-    p.send_signal(signal.SIGKILL)
-    return p.wait() == -signal.SIGKILL
-
-
 @test
 def killed_at_random_moments_it_goes_on_and_ends_with_the_same_bytes():
     rng, made, size = random.Random(5), converted(MIDDLE), (MIDDLE / "model.safetensors").stat().st_size
@@ -329,7 +321,7 @@ def killed_at_random_moments_it_goes_on_and_ends_with_the_same_bytes():
     target, kills = fresh("t") / "x.stele", 0
     options = ["--chunk", "256K", "--memory", "1M", "--connections", "3"]
     for _ in range(20):
-        kills += killed_after(rng.uniform(0.02, 0.3), slow.slow + middle, target, *options)
+        kills += killed_pull(rng.uniform(0, 0.15), slow.slow + middle, target, *options, progress=rng.random() < 0.7)
         if target.exists():
             break
     assert kills >= 10
@@ -346,7 +338,7 @@ def killed_at_random_moments_it_goes_on_and_ends_with_the_same_bytes():
 def a_server_without_ranges_is_read_again_and_what_was_packed_stays():
     slow = Web(ROOT_FOLDER, rate="3m")
     target = fresh("t") / "x.stele"
-    assert killed_after(2.0, slow.slowly + middle, target, "--memory", "2M", "--chunk", "256K")
+    assert killed_pull(0.2, slow.slowly + middle, target, "--memory", "2M", "--chunk", "256K")
     r = stele("pull", slow.slowly + middle, "-o", target, "--memory", "2M", "--chunk", "256K", "--stats").exits(0, "going on")
     assert r.stats["resumed_bytes"] > 0
     same_image(target, converted(MIDDLE))
@@ -363,12 +355,12 @@ def another_source_or_other_options_start_over_and_say_so():
     folder = copied(MIDDLE)
     name, target = served(folder), fresh("t") / "x.stele"
     options = ["--chunk", "256K", "--memory", "1M", "--connections", "3"]
-    assert killed_after(1.0, slow.slow + name, target, *options)
+    assert killed_pull(0.1, slow.slow + name, target, *options)
     r = stele("pull", web.plain + name, "-o", target, "--weights", "q8", "--stats").exits(0, "starting over")
     assert r.stats["resumed_bytes"] == 0
     same_image(target, converted(MIDDLE, "--weights", "q8"))
     target.unlink()
-    assert killed_after(1.0, slow.slow + name, target, *options)
+    assert killed_pull(0.1, slow.slow + name, target, *options)
     tensors = read_safetensors(MIDDLE / "model.safetensors")
     tensors["model.norm.weight"] = ("BF16", [256], stored("BF16", np.full(256, 0.5)))
     write_safetensors(ROOT_FOLDER / name / "model.safetensors", tensors)
@@ -381,9 +373,10 @@ def another_source_or_other_options_start_over_and_say_so():
 def a_source_that_changes_while_it_is_fetched_is_begun_again():
     slow = Web(ROOT_FOLDER, rate="2m")
     name, target = served(copied(MIDDLE)), fresh("t") / "x.stele"
-    p = subprocess.Popen([str(x) for x in [BUILD / "stele-pull", slow.slow + name, "-o", target, "--chunk", "256K", "--connections", "2", "--memory", "1M"]],
-                         stderr=subprocess.PIPE)
-    time.sleep(0.7)
+    args = [BUILD / "stele-pull", slow.slow + name, "-o", target, "--chunk", "256K", "--connections", "2", "--memory", "1M"]
+    p = subprocess.Popen(list(map(str, args)), stderr=subprocess.PIPE)
+    while not pulled_bytes(target):
+        time.sleep(0.01)
     file = ROOT_FOLDER / name / "model.safetensors"
     raw = bytearray(file.read_bytes())
     raw[-2:] = b"\x00\x3f"

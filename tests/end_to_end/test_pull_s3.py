@@ -95,6 +95,8 @@ def refusals_are_one_sentence_each_without_secrets():
         ("s3://models/middle", {"DONT_FAKE_MONOTONIC": "1"}, ["RequestTimeTooSkewed", "clock"], ["faketime", "-f", "-2h"]),
         ("s3://models/middle", {"AWS_ACCESS_KEY_ID": "stranger", "AWS_SECRET_ACCESS_KEY": "strange"}, ["AccessDenied"], []),
     ]:
+        if prefix and os.environ.get("STELE_SAN"):
+            continue  # two libraries want to be loaded first
         r = pull(reference, env=env, prefix=prefix).exits(6, *says)
         assert r.error.count("\n") == 1 and "wrong-secret" not in r.error and "testing" not in r.error, r.error
         assert os.listdir(r.target.parent) == []

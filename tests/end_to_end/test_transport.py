@@ -4,10 +4,7 @@
 import os
 import random
 import shutil
-import signal
 import struct
-import subprocess
-import time
 
 from harness import *
 from servers import Web, scratch
@@ -139,13 +136,10 @@ def a_finished_image_that_was_cut_off_goes_on():
     slow = Web(ROOT_FOLDER, rate="2m")
     for name in ["m.stele", "m.stele.zst"]:
         target, rng, kills = fresh("t") / "x.stele", random.Random(2), 0
-        args = [str(x) for x in [BUILD / "stele-pull", slow.slow + name, "-o", target, "--chunk", "256K", "--memory", "6M", "--connections", "3"]]
+        options = ["--chunk", "256K", "--memory", "6M", "--connections", "3"]
         for _ in range(4):
-            p = subprocess.Popen(args, stderr=subprocess.DEVNULL)
-            time.sleep(rng.uniform(0.4, 1.2))
-            p.send_signal(signal.SIGKILL)
-            kills += p.wait() == -signal.SIGKILL
-        r = call([*args, "--stats"])
+            kills += killed_pull(rng.uniform(0, 0.3), slow.slow + name, target, *options)
+        r = stele("pull", slow.slow + name, "-o", target, *options, "--stats")
         if kills == 4:
             r.exits(0, "going on")
             assert r.stats["resumed_bytes"] > 0

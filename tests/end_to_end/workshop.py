@@ -7,13 +7,16 @@
 import json
 import os
 import shutil
+import signal
 import struct
+import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
 
 import harness
-from harness import DATA, DEMO, SCRATCH, stele, test
+from harness import BUILD, DATA, DEMO, SCRATCH, stele, test
 
 FAST = bool(os.environ.get("STELE_FAST"))
 
@@ -197,3 +200,28 @@ def logits(img, ids, *options, env=None):
     found = np.fromfile(dump, "<f4").reshape(len(ids), -1)
     dump.unlink()
     return found
+
+
+# ---- pulls that are cut off ----
+
+
+def pulled_bytes(target):
+    """How far a pull that has not ended is, by the journal in its begun image: bytes of the source that are packed."""
+    try:
+        raw = (target.parent / f"{target.name}.part" / "image").open("rb").read(8192)
+    except FileNotFoundError:
+        return 0
+    pages = [raw[at : at + 4096] for at in (0, 4096)]
+    return max([struct.unpack_from("<Q", page, 80)[0] for page in pages if page[:8] == b"STELEgot" and len(page) > 88] + [0])
+
+
+def killed_pull(seconds, url, target, *options, progress=True):
+    """Pulls, and kills that by SIGKILL after a time that runs from its first progress (else from its begin). Whether it was
+    still running."""
+    before = pulled_bytes(target)
+    p = subprocess.Popen([str(x) for x in [BUILD / "stele-pull", url, "-o", target, *options]], stderr=subprocess.DEVNULL)
+    while progress and pulled_bytes(target) <= before and p.poll() is None:
+        time.sleep(0.005)
+    time.sleep(seconds)
+    p.kill()
+    return p.wait() == -signal.SIGKILL
