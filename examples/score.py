@@ -6,7 +6,8 @@
 """
 import ctypes
 import sys
-from ctypes import POINTER, Structure, byref, c_char, c_char_p, c_double, c_int, c_size_t, c_uint, c_uint32, c_uint64, c_void_p
+from ctypes import POINTER, Structure, byref, c_char, c_char_p, c_double, c_int, c_size_t, c_uint, c_uint32, c_uint64
+from ctypes import c_void_p
 
 # ---- what is used of stele.h ----
 
@@ -50,7 +51,8 @@ def function(name, *types):
 
 image_open = function("stele_image_open", POINTER(c_void_p), c_char_p)
 session_open = function("stele_session_open", POINTER(c_void_p), c_void_p, POINTER(Options))
-stele_tokenize = function("stele_tokenize", c_void_p, c_char_p, c_size_t, c_uint, POINTER(POINTER(c_uint32)), POINTER(c_size_t))
+stele_tokenize = function("stele_tokenize", c_void_p, c_char_p, c_size_t, c_uint, POINTER(POINTER(c_uint32)),
+                          POINTER(c_size_t))  # fmt: skip
 score = function("stele_score", c_void_p, POINTER(Item), c_size_t)
 
 # ---- the program ----
