@@ -192,6 +192,11 @@ uint64_t pack_panel_bytes(const struct recipe *r)
     return r->record.layout == LAYOUT_VECTOR ? PANEL_ROWS * sizeof(float) : panel_bytes(r->record.type, r->record.columns);
 }
 
+size_t pack_row_numbers(size_t columns)
+{
+    return columns + round_up(columns, GROUP) / HALF;
+}
+
 void pack_panel(const struct recipe *r, size_t expert, uint64_t panel, uint8_t *out, float *x, struct fault *fault)
 {
     const struct image_tensor *t = &r->record;
@@ -274,18 +279,12 @@ static enum stele_status pack_vector(struct packer *p, struct image_writer *writ
     return status;
 }
 
-/* Floats that a thread needs for a row of k numbers. */
-static size_t row_numbers(size_t k)
-{
-    return k + round_up(k, GROUP) / HALF;
-}
-
 static enum stele_status pack_matrix(struct packer *p, struct image_writer *writer)
 {
     const struct image_tensor *t = &p->recipe->record;
     uint64_t panels = panel_count(t->rows), bytes = panel_bytes(t->type, t->columns);
     uint64_t batch = p->batch_bytes / bytes;
-    p->rows_numbers = row_numbers(t->columns);
+    p->rows_numbers = pack_row_numbers(t->columns);
     for (p->first = 0; p->first < panels; p->first += batch) {
         p->count = panels - p->first < batch ? panels - p->first : batch;
         pool_run(p->pool, p->count, pack_panels, p);
@@ -329,7 +328,7 @@ static bool packer_open(struct packer *p, const struct emitter *e, size_t thread
     p->batch_bytes = panel * threads > BATCH_BYTES ? panel * threads : BATCH_BYTES;
     p->pool = pool_open(threads);
     p->batch = malloc(p->batch_bytes);
-    p->rows = malloc(threads * row_numbers(widest) * sizeof *p->rows);
+    p->rows = malloc(threads * pack_row_numbers(widest) * sizeof *p->rows);
     p->faults = malloc(threads * sizeof *p->faults);
     for (size_t t = 0; p->faults && t < threads; t++)
         p->faults[t].panel = UINT64_MAX;

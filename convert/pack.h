@@ -16,9 +16,10 @@ struct fault {
 };
 
 /* Lays panel `panel` (16 rows of a part; 16 numbers of a vector) of a recipe, in a bank that of its expert (of a bank's
- * biases: of the set), to out[pack_panel_bytes()]. `row` has room for K floats. Any number of threads. */
+ * biases: of the set), to out[pack_panel_bytes()]. `row` has room for pack_row_numbers() floats. Any number of threads. */
 void pack_panel(const struct recipe *r, size_t expert, uint64_t panel, uint8_t *out, float *row, struct fault *fault);
 uint64_t pack_panel_bytes(const struct recipe *r);
+size_t pack_row_numbers(size_t columns); /* K, and the scales of its halves of groups */
 
 /* STELE_OK where there is no fault, else STELE_INPUT and its sentence. */
 enum stele_status pack_fault(const struct fault *fault, struct stele_error *err);

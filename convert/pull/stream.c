@@ -57,9 +57,10 @@ struct stream {
     size_t run_count, run_room;
     uint64_t from, to; /* the step's part of the stream */
     bool digest;       /* its file has one that the source states */
-    uint64_t total, panel_bytes_max, columns_max, span;
+    uint64_t total, panel_bytes_max, span;
+    size_t row_numbers; /* of the widest matrix */
     uint8_t *panels;   /* [threads][panel room] */
-    float *rows;       /* [threads][columns_max] */
+    float *rows;       /* [threads][row_numbers] */
     size_t panel_room;
     atomic_int status; /* of the threads; the first error of a step by thread */
     struct stele_error *errors; /* [threads] */
@@ -115,7 +116,8 @@ static bool add_part(struct stream *s, const struct recipe *r, size_t expert, si
     }
     uint64_t bytes = pack_panel_bytes(r);
     s->panel_bytes_max = bytes > s->panel_bytes_max ? bytes : s->panel_bytes_max;
-    s->columns_max = !vector && t->columns > s->columns_max ? t->columns : s->columns_max;
+    size_t numbers = vector ? 0 : pack_row_numbers(t->columns);
+    s->row_numbers = numbers > s->row_numbers ? numbers : s->row_numbers;
     return add_extent(s, e);
 }
 
@@ -311,7 +313,7 @@ static void pack_run(struct stream *s, const struct run *run, size_t thread)
     struct fault fault = {.panel = UINT64_MAX};
     for (uint64_t i = 0; i < run->count; i++)
         pack_panel(e->recipe, e->expert, e->first_panel + (run->first + i) * e->panel_step, out + i * bytes,
-                   s->rows + thread * s->columns_max, &fault);
+                   s->rows + thread * s->row_numbers, &fault);
     enum stele_status status = pack_fault(&fault, &s->errors[thread]);
     if (status == STELE_OK)
         status = image_place(s->writer, out, run->count * bytes, out_of(e, run->first), &s->errors[thread]);
@@ -452,7 +454,7 @@ static enum stele_status open_stream(struct stream *s, uint64_t from)
     s->panel_room = s->panel_bytes_max > RUN_BYTES ? s->panel_bytes_max : RUN_BYTES;
     s->pool = pool_open(o->threads);
     s->panels = malloc(o->threads * s->panel_room);
-    s->rows = malloc(o->threads * (s->columns_max + 1) * sizeof *s->rows);
+    s->rows = malloc(o->threads * (s->row_numbers + 1) * sizeof *s->rows);
     s->errors = calloc(o->threads, sizeof *s->errors);
     if (!s->pool || !s->panels || !s->rows || !s->errors)
         return stele_fail(s->err, STELE_SYSTEM, "no memory to pack the weights");

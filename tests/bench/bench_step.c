@@ -15,7 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "../stream.h"
+#include "../memory_stream.h"
 #include "executor.h"
 #include "image.h"
 #include "pool.h"

@@ -18,7 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "../stream.h"
+#include "../memory_stream.h"
 
 enum { THREADS_MAX = 256, PASSES_MAX = 99, LINE = 64, CHUNK_LINES = (256 << 10) / LINE };
 

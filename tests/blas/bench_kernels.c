@@ -16,7 +16,7 @@
 #include <stdio.h>
 #include <time.h>
 
-#include "../stream.h"
+#include "../memory_stream.h"
 #include "cases.h"
 
 #if defined(__x86_64__)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The bound of a decode step: reading memory and nothing else, as fast as one thread can. */
-#ifndef TESTS_STREAM_H
-#define TESTS_STREAM_H
+#ifndef TESTS_MEMORY_STREAM_H
+#define TESTS_MEMORY_STREAM_H
 
 #include <stddef.h>
 #include <stdint.h>
