@@ -93,7 +93,8 @@ bool store_read(struct store_entry *out, const char *file)
                 snprintf(fields[i].to, fields[i].room, "%s", line + strlen(fields[i].key));
     }
     fclose(from);
-    return strlen(out->identity) == 32 && strspn(out->identity, "0123456789abcdef") == 32 && out->name[0] && out->weights[0];
+    return strlen(out->identity) == 32 && strspn(out->identity, "0123456789abcdef") == 32 && out->name[0] &&
+           out->weights[0];
 }
 
 void store_each(bool (*each)(void *context, const struct store_entry *entry), void *context)
@@ -143,11 +144,13 @@ enum stele_status store_find(const char *reference, char **path, char identity[3
     if (!name)
         status = stele_fail(err, STELE_SYSTEM, "no memory");
     else if (!s.count)
-        status = stele_fail(err, STELE_UNREACHABLE, "%s%s%s: the store does not have it; `stele pull` fetches it, `stele ls` "
-                            "says what there is", name, s.weights ? "#" : "", s.weights ? s.weights : "");
+        status = stele_fail(err, STELE_UNREACHABLE,
+                            "%s%s%s: the store does not have it; `stele pull` fetches it, `stele ls` "
+                            "says what there is",
+                            name, s.weights ? "#" : "", s.weights ? s.weights : "");
     else if (s.count > 1)
-        status = stele_fail(err, STELE_USAGE, "%s: the store has it with several types of weights; name one behind it: %s", name,
-                            s.seen);
+        status = stele_fail(err, STELE_USAGE,
+                            "%s: the store has it with several types of weights; name one behind it: %s", name, s.seen);
     free(name);
     if (status != STELE_OK)
         return status;

@@ -6,8 +6,8 @@
  *         refs/NAME#WEIGHTS         lines "key value": identity, name, weights, revision, converter, source
  *         partial/...               pulls under way
  *
- * NAME is a reference without secrets (user, password, query), escaped. WEIGHTS is what was asked for, "source" without. A
- * reference of a call may end in #WEIGHTS. */
+ * NAME is a reference without secrets (user, password, query), escaped. WEIGHTS is what was asked for, "source"
+ * without. A reference of a call may end in #WEIGHTS. */
 #ifndef IMAGE_STORE_H
 #define IMAGE_STORE_H
 
@@ -15,19 +15,20 @@
 #include "types.h"
 
 struct store_entry {
-    char file[1024];    /* of the reference, below refs */
+    char file[1024]; /* of the reference, below refs */
     char identity[33];
     char name[1024];
     char weights[16];
-    char revision[64];  /* empty: the source has none */
-    char converter[64];
-    char source[33];    /* digest of all that decides the image's bytes */
+    char revision[64]; /* empty: the source has none */
+    char converter[1024]; /* with the options that change more than the weights' type */
+    char source[33]; /* digest of all that decides the image's bytes */
 };
 
 /* Whether a word is a reference rather than a path. */
 bool store_is_reference(const char *word);
 
-/* The name of a reference: without user, password, query, #WEIGHTS and slashes at its end. malloc'ed; NULL: no memory. */
+/* The name of a reference: without user, password, query, #WEIGHTS and slashes at its end. malloc'ed; NULL: no memory.
+ */
 char *store_name(const char *reference);
 
 /* What follows the # of a reference; NULL: nothing. */
@@ -45,8 +46,8 @@ bool store_read(struct store_entry *out, const char *file);
 /* Calls `each` with every entry, in order of names, until it returns false. */
 void store_each(bool (*each)(void *context, const struct store_entry *entry), void *context);
 
-/* The path of the image that a reference names, malloc'ed, and its identity. STELE_UNREACHABLE: the store does not have it;
- * STELE_USAGE: it has several, of other weights, and the reference does not say which. */
+/* The path of the image that a reference names, malloc'ed, and its identity. STELE_UNREACHABLE: the store does not have
+ * it; STELE_USAGE: it has several, of other weights, and the reference does not say which. */
 enum stele_status store_find(const char *reference, char **path, char identity[33], struct stele_error *err);
 
 #endif

@@ -16,8 +16,8 @@ enum { STEP_FRAMES = 16, TABLE_BYTES_MAX = 1 << 30 };
 
 /* ---- what it is ---- */
 
-static enum stele_status fetch_part(struct http *http, struct remote *remote, uint64_t from, uint64_t length, uint8_t **out,
-                                    struct stele_error *err)
+static enum stele_status fetch_part(struct http *http, struct remote *remote, uint64_t from, uint64_t length,
+                                    uint8_t **out, struct stele_error *err)
 {
     struct fetch fetch = {.remote = remote, .from = from, .most = length};
     enum stele_status status = http_fetch(http, &fetch, 1, TABLE_BYTES_MAX, err);
@@ -35,8 +35,10 @@ static enum stele_status open_packed(struct carry *c, struct http *http, const u
     uint8_t *foot = NULL, *table = NULL;
     const uint64_t length = c->remote->length;
     if (c->remote->rangeless)
-        return stele_fail(err, STELE_INPUT, "%s: its server serves no ranges, which a packed image needs; fetch the file and use "
-                                            "`stele unpack`", c->remote->name);
+        return stele_fail(err, STELE_INPUT,
+                          "%s: its server serves no ranges, which a packed image needs; fetch the file and use "
+                          "`stele unpack`",
+                          c->remote->name);
     enum stele_status status = fetch_part(http, c->remote, length - PACKED_FOOT, PACKED_FOOT, &foot, err);
     uint64_t table_length = status == STELE_OK ? packed_table_length(foot) : 0;
     if (status == STELE_OK && (!table_length || table_length > length - PACKED_HEAD || table_length > TABLE_BYTES_MAX))
@@ -54,7 +56,8 @@ static enum stele_status open_plain(struct carry *c, struct stele_error *err)
 {
     uint64_t length = c->remote->length;
     size_t count = (size_t)((length + IMAGE_CHUNK - 1) / IMAGE_CHUNK);
-    c->index = (struct packed_index){.image_bytes = length, .frames = calloc(count, sizeof *c->index.frames), .count = count};
+    c->index =
+        (struct packed_index){.image_bytes = length, .frames = calloc(count, sizeof *c->index.frames), .count = count};
     if (!c->index.frames)
         return stele_fail(err, STELE_SYSTEM, "%s: no memory for %zu chunks", c->remote->name, count);
     for (size_t i = 0; i < count; i++) {
@@ -76,7 +79,8 @@ enum stele_status carry_open(struct carry *out, struct http *http, struct remote
         status = stele_fail(err, STELE_UNREACHABLE, "%s: its server does not say how long it is", remote->name);
     else if (head.length == PACKED_HEAD && remote->length > 2 * IMAGE_PAGE && !memcmp(head.bytes, IMAGE_MAGIC, 8))
         status = open_plain(out, err);
-    else if (head.length == PACKED_HEAD && remote->length > PACKED_HEAD + PACKED_FOOT && !memcmp(head.bytes + 8, "STELEzst", 8)) {
+    else if (head.length == PACKED_HEAD && remote->length > PACKED_HEAD + PACKED_FOOT &&
+             !memcmp(head.bytes + 8, "STELEzst", 8)) {
         out->packed = true;
         status = open_packed(out, http, head.bytes, err);
     } else
@@ -100,7 +104,7 @@ struct carrier {
     struct window *window;
     struct pool *pool;
     int fd;
-    size_t first; /* frame of the step */
+    size_t first;               /* frame of the step */
     uint8_t *chunks, *scratch;  /* [threads][IMAGE_CHUNK], [threads][packed_scratch] */
     ZSTD_DCtx **unpackers;      /* [threads] */
     struct stele_error *errors; /* [threads] */
@@ -115,14 +119,16 @@ static double now(void)
 }
 
 /* Unpacks a frame and writes it, but for the first two pages, which are kept. */
-static enum stele_status lay_frame(struct carrier *c, size_t index, const uint8_t *bytes, size_t thread, struct stele_error *err)
+static enum stele_status lay_frame(struct carrier *c, size_t index, const uint8_t *bytes, size_t thread,
+                                   struct stele_error *err)
 {
     const struct packed_frame *f = &c->carry->index.frames[index];
     uint64_t at = (uint64_t)index * IMAGE_CHUNK, n = f->bytes;
     if (c->carry->packed) {
         uint8_t *chunk = c->chunks + thread * IMAGE_CHUNK;
         if (!packed_decode(c->unpackers[thread], chunk, n, bytes, f->length, c->scratch + thread * packed_scratch()))
-            return stele_fail(err, STELE_DAMAGED, "%s: frame %zu is damaged; nothing was kept", c->carry->remote->name, index);
+            return stele_fail(err, STELE_DAMAGED, "%s: frame %zu is damaged; nothing was kept", c->carry->remote->name,
+                              index);
         bytes = chunk;
     }
     if (!index) {
@@ -149,7 +155,8 @@ static void lay_frames(void *context, size_t from, size_t to, size_t thread)
     struct carrier *c = context;
     const struct source_window *w = window_bytes(c->window);
     for (size_t i = from; i < to && c->errors[thread].status == STELE_OK; i++)
-        lay_frame(c, c->first + i, w->bytes + c->carry->index.frames[c->first + i].at % w->size, thread, &c->errors[thread]);
+        lay_frame(c, c->first + i, w->bytes + c->carry->index.frames[c->first + i].at % w->size, thread,
+                  &c->errors[thread]);
 }
 
 /* The first frame by itself, where an earlier pull went beyond it. */
@@ -178,7 +185,8 @@ static enum stele_status lay_all(struct carrier *c, struct journal *journal, str
         if (status != STELE_OK)
             break;
         size_t n = 0;
-        while (n < STEP_FRAMES && c->first + n < count && frames[c->first + n].at + frames[c->first + n].length <= ready)
+        while (n < STEP_FRAMES && c->first + n < count &&
+               frames[c->first + n].at + frames[c->first + n].length <= ready)
             n++;
         pool_run(c->pool, n, lay_frames, c);
         for (size_t t = 0; status == STELE_OK && t < c->options->threads; t++)
@@ -201,7 +209,8 @@ static enum stele_status seal(struct carrier *c, struct stele_error *err)
 {
     struct image *image;
     uint64_t length = c->carry->index.image_bytes;
-    if (pwrite(c->fd, c->head, sizeof c->head, 0) != (ssize_t)sizeof c->head || ftruncate(c->fd, (off_t)length) || fsync(c->fd))
+    if (pwrite(c->fd, c->head, sizeof c->head, 0) != (ssize_t)sizeof c->head || ftruncate(c->fd, (off_t)length) ||
+        fsync(c->fd))
         return stele_fail(err, STELE_SYSTEM, "%s: cannot write it: %s", c->path, strerror(errno));
     enum stele_status status = image_open(&image, c->path, err);
     if (status != STELE_OK)
@@ -252,7 +261,8 @@ enum stele_status carry_image(const struct carry *carry, const struct stream_opt
     uint64_t size;
     double begin = now();
     *stats = (struct stream_stats){.resumed = journal->at, .total = carry->remote->length};
-    enum stele_status status = open_carrier(&c) ? STELE_OK : stele_fail(err, STELE_SYSTEM, "no memory to fetch an image");
+    enum stele_status status =
+        open_carrier(&c) ? STELE_OK : stele_fail(err, STELE_SYSTEM, "no memory to fetch an image");
     if (status == STELE_OK && journal->at > carry->index.frames[0].at)
         status = fetch_head(&c, err);
     if (status == STELE_OK)

@@ -17,8 +17,8 @@ struct carry {
 enum stele_status carry_open(struct carry *out, struct http *http, struct remote *remote, struct stele_error *err);
 void carry_close(struct carry *carry);
 
-/* Fetches it into the file `fd` of that path, from journal->at on, keeps the journal in the file's first two pages, which are
- * written last, and checks every byte against the image's digests. */
+/* Fetches it into the file `fd` of that path, from journal->at on, keeps the journal in the file's first two pages,
+ * which are written last, and checks every byte against the image's digests. */
 enum stele_status carry_image(const struct carry *carry, const struct stream_options *options, int fd, const char *path,
                               struct journal *journal, struct stream_stats *stats, struct stele_error *err);
 

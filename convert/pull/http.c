@@ -10,7 +10,8 @@
 #include <time.h>
 
 enum { TRIES = 6, TRIES_OF_CONNECTING = 3, BUFFER_BYTES = 512 << 10 };
-static const double PAUSE_S = 0.25, PAUSE_MOST_S = 30; /* the first pause, doubled each time; what a server may ask for */
+static const double PAUSE_S = 0.25,
+                    PAUSE_MOST_S = 30; /* the first pause, doubled each time; what a server may ask for */
 
 struct http {
     struct http_options options;
@@ -60,8 +61,8 @@ static bool same_origin(const char *a, const char *b)
     bool same = x && y && !curl_url_set(x, CURLUPART_URL, a, 0) && !curl_url_set(y, CURLUPART_URL, b, 0);
     for (size_t i = 0; same && i < sizeof parts / sizeof *parts; i++) {
         char *p = NULL, *q = NULL;
-        same = !curl_url_get(x, parts[i], &p, CURLU_DEFAULT_PORT) && !curl_url_get(y, parts[i], &q, CURLU_DEFAULT_PORT) &&
-               !strcasecmp(p, q);
+        same = !curl_url_get(x, parts[i], &p, CURLU_DEFAULT_PORT) &&
+               !curl_url_get(y, parts[i], &q, CURLU_DEFAULT_PORT) && !strcasecmp(p, q);
         curl_free(p);
         curl_free(q);
     }
@@ -314,7 +315,8 @@ static void try(struct http *h, struct transfer *t)
 
 static bool never_connected(CURLcode result)
 {
-    return result == CURLE_COULDNT_RESOLVE_HOST || result == CURLE_COULDNT_RESOLVE_PROXY || result == CURLE_COULDNT_CONNECT;
+    return result == CURLE_COULDNT_RESOLVE_HOST || result == CURLE_COULDNT_RESOLVE_PROXY ||
+           result == CURLE_COULDNT_CONNECT;
 }
 
 static bool worth_another_try(const struct transfer *t, CURLcode result)
@@ -353,13 +355,14 @@ static void explain(struct transfer *t, CURLcode result)
         http_element(code, sizeof code, t->body, "Code");
         http_element(message, sizeof message, t->body, "Message");
         bool words = code[0] || t->said[0];
-        snprintf(what, sizeof what, "the server refuses with status %ld%s%s%s%s%s%s%s", t->code, words ? " (" : "", code,
-                 code[0] && message[0] ? ": " : "", message, t->said, words ? ")" : "",
+        snprintf(what, sizeof what, "the server refuses with status %ld%s%s%s%s%s%s%s", t->code, words ? " (" : "",
+                 code, code[0] && message[0] ? ": " : "", message, t->said, words ? ")" : "",
                  t->code == 401 || t->code == 403 ? hint ? hint : "" : "");
     } else if (t->answered && result == CURLE_WRITE_ERROR)
         snprintf(what, sizeof what, "the server has stopped to serve ranges");
     else if (result == CURLE_OK)
-        snprintf(what, sizeof what, "the answer is cut short after %" PRIu64 " bytes, at each try", t->from + t->received);
+        snprintf(what, sizeof what, "the answer is cut short after %" PRIu64 " bytes, at each try",
+                 t->from + t->received);
     else
         snprintf(what, sizeof what, "%s", t->curl_text[0] ? t->curl_text : curl_easy_strerror(result));
     stop(t, result == CURLE_OUT_OF_MEMORY ? STELE_SYSTEM : STELE_UNREACHABLE, what);
@@ -388,9 +391,10 @@ static void settle(struct http *h, struct transfer *t, CURLcode result)
     curl_multi_remove_handle(h->multi, t->easy);
     if (!t->answered && result == CURLE_OK)
         check_answer(t); /* without a body */
-    bool taken = result == CURLE_OK && !t->refused, to_the_end = t->remote->length == UINT64_MAX || t->method ||
-                                                               t->from + t->received == t->remote->length;
-    bool whole = t->complete || (t->length == t->received && !t->refused) || (t->length == HTTP_REST && taken && to_the_end);
+    bool taken = result == CURLE_OK && !t->refused,
+         to_the_end = t->remote->length == UINT64_MAX || t->method || t->from + t->received == t->remote->length;
+    bool whole =
+        t->complete || (t->length == t->received && !t->refused) || (t->length == HTTP_REST && taken && to_the_end);
     if (t->status == STELE_OK && !whole) {
         if (t->refused && t->direct && t->code < 500) { /* a signed address that is no longer good: ask for another */
             free(t->remote->location);
@@ -603,9 +607,13 @@ enum stele_status http_fetch(struct http *h, struct fetch *fetches, size_t n, ui
         fetches[i].bytes = NULL;
         fetches[i].length = 0;
         buffers[i] = (struct buffer){.fetch = &fetches[i], .refuse = refuse};
-        transfers[i] = (struct transfer){.remote = fetches[i].remote, .from = fetches[i].from, .length = fetches[i].most,
-                                         .method = fetches[i].method, .send = fetches[i].send,
-                                         .send_bytes = fetches[i].send_bytes, .take = take_into_buffer,
+        transfers[i] = (struct transfer){.remote = fetches[i].remote,
+                                         .from = fetches[i].from,
+                                         .length = fetches[i].most,
+                                         .method = fetches[i].method,
+                                         .send = fetches[i].send,
+                                         .send_bytes = fetches[i].send_bytes,
+                                         .take = take_into_buffer,
                                          .context = &buffers[i]};
     }
     if (status == STELE_OK)

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Ranges of files from web servers, and parts of files to them, by libcurl: many at once on one multi handle, each tried again where it makes sense.
+/* Ranges of files from web servers, and parts of files to them, by libcurl: many at once on one multi handle, each
+ * tried again where it makes sense.
  *
- * What is tried again, with growing pauses (or the server's Retry-After): no connection, resets, silence, answers cut short,
- * 408, 429, 5xx. A try goes on behind the bytes that came. What is not: other refusals, which become one sentence.
+ * What is tried again, with growing pauses (or the server's Retry-After): no connection, resets, silence, answers cut
+ * short, 408, 429, 5xx. A try goes on behind the bytes that came. What is not: other refusals, which become one
+ * sentence.
  *
- * A redirect is followed; where it leads to another host, credentials stay behind, and later requests for the file go there
- * directly until it refuses. From https no redirect leads to http.
+ * A redirect is followed; where it leads to another host, credentials stay behind, and later requests for the file go
+ * there directly until it refuses. From https no redirect leads to http.
  *
  * One thread at a time uses a `struct http`; http_wake alone may be called by any. */
 #ifndef CONVERT_PULL_HTTP_H
@@ -29,7 +31,7 @@ struct http_login {
 
 /* A file at a server. */
 struct remote {
-    char *name;     /* for sentences */
+    char *name; /* for sentences */
     char *url;
     char *location; /* where redirects led on another host; NULL: nowhere */
     const struct http_login *login;
@@ -51,7 +53,8 @@ char *http_public_url(const char *url);
 struct transfer {
     struct remote *remote;
     uint64_t from, length; /* HTTP_REST: to the end */
-    const char *method;    /* NULL: a range is fetched. "PUT", "POST": `send` goes to the URL, and the answer is taken; "HEAD": only its head is */
+    const char *method;    /* NULL: a range is fetched. "PUT", "POST": `send` goes to the URL, and the answer is taken;
+                              "HEAD": only its head is */
     const uint8_t *send;
     uint64_t send_bytes;
     /* Takes n bytes, in order; true, or false for "not now": http_resume says when. */
@@ -83,7 +86,7 @@ struct transfer {
 
 struct http_options {
     unsigned connections;
-    unsigned timeout_s; /* of silence, and for a connection */
+    unsigned timeout_s;      /* of silence, and for a connection */
     const char *authorities; /* file of certificates; NULL: the system's */
 };
 
@@ -123,7 +126,8 @@ struct fetch {
 };
 
 /* Fetches all; frees what came where one fails. More than `refuse` bytes of one are STELE_INPUT. */
-enum stele_status http_fetch(struct http *http, struct fetch *fetches, size_t n, uint64_t refuse, struct stele_error *err);
+enum stele_status http_fetch(struct http *http, struct fetch *fetches, size_t n, uint64_t refuse,
+                             struct stele_error *err);
 
 /* The text of an XML element in `body`, as object stores answer; "" where there is none. */
 void http_element(char *out, size_t room, const char *body, const char *name);

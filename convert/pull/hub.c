@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A hub: a revision is resolved to its commit once, and everything is asked for by that. The conventions of its own client
- * hold: HF_ENDPOINT, HF_TOKEN and the token file, HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE. */
+/* A hub: a revision is resolved to its commit once, and everything is asked for by that. The conventions of its own
+ * client hold: HF_ENDPOINT, HF_TOKEN and the token file, HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -29,7 +29,8 @@ static enum stele_status read_name(struct hub_name *out, const char *reference, 
     bool good = n && n < sizeof out->repository && strspn(name, allowed) >= n && slashes <= 1 && name[0] != '/' &&
                 name[n - 1] != '/' && !strstr(name, "..") && (!at || (at[1] && strlen(at + 1) < sizeof out->revision));
     if (!good)
-        return stele_fail(err, STELE_USAGE, "%s: a model of a hub is written hf:ORG/NAME or hf:ORG/NAME@REVISION", reference);
+        return stele_fail(err, STELE_USAGE, "%s: a model of a hub is written hf:ORG/NAME or hf:ORG/NAME@REVISION",
+                          reference);
     snprintf(out->repository, sizeof out->repository, "%.*s", (int)n, name);
     snprintf(out->revision, sizeof out->revision, "%s", at ? at + 1 : "main");
     return STELE_OK;
@@ -38,7 +39,8 @@ static enum stele_status read_name(struct hub_name *out, const char *reference, 
 static bool is_true(const char *name)
 {
     const char *value = getenv(name);
-    return value && (!strcmp(value, "1") || !strcasecmp(value, "on") || !strcasecmp(value, "yes") || !strcasecmp(value, "true"));
+    return value &&
+           (!strcmp(value, "1") || !strcasecmp(value, "on") || !strcasecmp(value, "yes") || !strcasecmp(value, "true"));
 }
 
 bool hub_offline(void)
@@ -88,8 +90,9 @@ static enum stele_status read_login(struct source *s, struct stele_error *err)
     for (const char *c = token; *c; c++)
         if (*c < 0x21 || *c > 0x7e)
             return stele_fail(err, STELE_USAGE, "the hub's token holds a byte that no token has");
-    s->login.hint = token[0] ? "; the token of HF_TOKEN, or of HF_HOME's token file, may not read this model"
-                             : "; if the model is there, it needs a token: HF_TOKEN, or HF_HOME's token file, can name one";
+    s->login.hint = token[0]
+                        ? "; the token of HF_TOKEN, or of HF_HOME's token file, may not read this model"
+                        : "; if the model is there, it needs a token: HF_TOKEN, or HF_HOME's token file, can name one";
     if (token[0] && asprintf(&s->login.header, "Authorization: Bearer %s", token) < 0)
         s->login.header = NULL;
     return token[0] && !s->login.header ? stele_fail(err, STELE_SYSTEM, "no memory") : STELE_OK;
@@ -99,10 +102,12 @@ static enum stele_status read_login(struct source *s, struct stele_error *err)
 
 static char *cache_folder(const struct hub_name *name)
 {
-    const char *variable = getenv("HF_HUB_CACHE") ? "HF_HUB_CACHE" : "HUGGINGFACE_HUB_CACHE", *slash = strchr(name->repository, '/');
+    const char *variable = getenv("HF_HUB_CACHE") ? "HF_HUB_CACHE" : "HUGGINGFACE_HUB_CACHE",
+               *slash = strchr(name->repository, '/');
     char *hub = home_path(variable, "hub"), *path = NULL;
     int n = !hub    ? -1
-            : slash ? asprintf(&path, "%s/models--%.*s--%s", hub, (int)(slash - name->repository), name->repository, slash + 1)
+            : slash ? asprintf(&path, "%s/models--%.*s--%s", hub, (int)(slash - name->repository), name->repository,
+                               slash + 1)
                     : asprintf(&path, "%s/models--%s", hub, name->repository);
     free(hub);
     return n < 0 ? NULL : path;
@@ -133,16 +138,16 @@ static bool has_weights(const char *folder)
     free(path);
     json_t *map = json_object_get(index, "weight_map");
     all = all && json_object_size(map) > 0;
-    json_object_foreach(map, tensor, file)
-        all = all && json_is_string(file) && in_folder(folder, json_string_value(file));
+    json_object_foreach(map, tensor, file) all =
+        all && json_is_string(file) && in_folder(folder, json_string_value(file));
     json_decref(index);
     return all;
 }
 
 static bool wanted_small(const char *name)
 {
-    static const char *const names[] = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
-                                        "chat_template.jinja"};
+    static const char *const names[] = {"config.json", "generation_config.json", "tokenizer.json",
+                                        "tokenizer_config.json", "chat_template.jinja"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!strcmp(name, names[i]))
             return true;
@@ -157,7 +162,8 @@ static void find_snapshot(struct source *s, const struct hub_name *name)
         path = NULL;
     bool whole = path && in_folder(path, "config.json") && has_weights(path);
     for (size_t i = 0; whole && i < s->file_count; i++)
-        whole = !(wanted_small(s->files[i].name) || source_is_template(s->files[i].name)) || in_folder(path, s->files[i].name);
+        whole = !(wanted_small(s->files[i].name) || source_is_template(s->files[i].name)) ||
+                in_folder(path, s->files[i].name);
     if (whole)
         s->snapshot = path;
     else
@@ -183,8 +189,8 @@ static enum stele_status open_offline(struct source *s, const struct hub_name *n
         find_snapshot(s, name);
     if (s->snapshot)
         return STELE_OK;
-    return stele_fail(err, STELE_UNREACHABLE, "%s: HF_HUB_OFFLINE is set, and the hub's local cache does not have it whole",
-                      s->name);
+    return stele_fail(err, STELE_UNREACHABLE,
+                      "%s: HF_HUB_OFFLINE is set, and the hub's local cache does not have it whole", s->name);
 }
 
 /* ---- the hub itself ---- */
@@ -206,7 +212,8 @@ static enum stele_status read_listing(struct source *s, const json_t *root, stru
         const char *sha256 = json_string_value(json_object_get(lfs, "sha256"));
         const char *blob = lfs ? NULL : json_string_value(json_object_get(file, "blobId"));
         struct listed *listed = &s->files[s->file_count];
-        if (!path || (strchr(path, '/') && !source_is_template(path))) /* nothing else that a conversion reads lies in a folder */
+        if (!path || (strchr(path, '/') &&
+                      !source_is_template(path))) /* nothing else that a conversion reads lies in a folder */
             continue;
         listed->length = UINT64_MAX;
         json_whole(json_object_get(lfs ? lfs : file, "size"), (uint64_t)1 << 53, &listed->length);
@@ -226,7 +233,8 @@ static enum stele_status ask(struct source *s, const struct hub_name *name, cons
                              struct stele_error *err)
 {
     char *revision = curl_easy_escape(NULL, name->revision, 0), *url = NULL;
-    if (!revision || asprintf(&url, "%s/api/models/%s/revision/%s?blobs=true", endpoint, name->repository, revision) < 0)
+    if (!revision ||
+        asprintf(&url, "%s/api/models/%s/revision/%s?blobs=true", endpoint, name->repository, revision) < 0)
         url = NULL;
     curl_free(revision);
     struct remote remote = {.name = s->name, .url = url, .login = &s->login, .length = UINT64_MAX};

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* How far a begun image is: a record in the first two pages of the file being written, which header and section table take
- * when the image is complete. Records go to the two pages in turn, so that one is always whole. */
+/* How far a begun image is: a record in the first two pages of the file being written, which header and section table
+ * take when the image is complete. Records go to the two pages in turn, so that one is always whole. */
 #ifndef CONVERT_PULL_JOURNAL_H
 #define CONVERT_PULL_JOURNAL_H
 
@@ -24,8 +24,8 @@ struct journal {
 /* A record that begins. */
 void journal_begin(struct journal *journal, const struct image_digest *source);
 
-/* The record of the file, if there is one of this source; positions of another boot are those that are safe. False: there is
- * none, and *other says whether there is one of another source. */
+/* The record of the file, if there is one of this source; positions of another boot are those that are safe. False:
+ * there is none, and *other says whether there is one of another source. */
 bool journal_read(struct journal *out, int fd, const struct image_digest *source, bool *other);
 
 /* Writes the record; `sync` waits until everything before is on the disk. False: errno says why not. */

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A packed image: zstd in frames that stand alone, so that packing, unpacking and fetching run side by side.
  *
- *     skippable frame 0x184D2A50, 24 bytes     "STELEzst", version (u32), 0 (u32), bytes of the image (u64)
- *     a zstd frame for each 2 MiB of the image  its first byte is a width w of 1, 2 or 4; then come the bytes 0, w, 2w, ... of the
- *                                               piece, then the bytes 1, w + 1, ..., and so on; what is left over at the end
- *                                               stands as it is
- *     skippable frame 0x184D2A5E               the seek table of zstd's seekable format, without checksums
+ *     skippable frame 0x184D2A50   24 bytes: "STELEzst", version (u32), 0 (u32), bytes of the image (u64)
+ *     zstd frames                  one for each 2 MiB of the image: its first byte is a width w of 1, 2 or 4; then come
+ *                                  the bytes 0, w, 2w, ... of the piece, then 1, w + 1, ..., and so on; what is left
+ *                                  over at the end stands as it is
+ *     skippable frame 0x184D2A5E   the seek table of zstd's seekable format, without checksums
  *
- * Numbers are little-endian. Floats are split so because their high bytes are much alike and their low ones are not. The
- * image's own digests say whether what came out is what went in. */
+ * Numbers are little-endian. Floats are split so because their high bytes are much alike and their low ones are not.
+ * The image's own digests say whether what came out is what went in. */
 #ifndef CONVERT_PULL_PACKED_H
 #define CONVERT_PULL_PACKED_H
 
@@ -37,7 +37,8 @@ size_t packed_room(void);
 size_t packed_scratch(void);
 
 /* Packs a chunk of n bytes; the length of what lies at `out`, 0 where zstd failed. */
-size_t packed_encode(ZSTD_CCtx *context, uint8_t *out, const uint8_t *chunk, size_t n, unsigned width, uint8_t *scratch);
+size_t packed_encode(ZSTD_CCtx *context, uint8_t *out, const uint8_t *chunk, size_t n, unsigned width,
+                     uint8_t *scratch);
 
 /* Unpacks into exactly n bytes; false where the frame is damaged. */
 bool packed_decode(ZSTD_DCtx *context, uint8_t *chunk, size_t n, const uint8_t *frame, size_t length, uint8_t *scratch);

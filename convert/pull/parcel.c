@@ -23,9 +23,9 @@ enum { THREADS_MAX = 256, PER_THREAD = 4 /* chunks of a batch */ };
 static const char pack_usage[] =
     "usage: stele pack IMAGE -o FILE [options]\n"
     "\n"
-    "Packs an image for the way: zstd in frames of 2 MiB that stand alone, the bytes of floats sorted by their weight first.\n"
-    "Its digests are checked before. `stele unpack` gives the image back, byte for byte; `stele pull` of an https address that\n"
-    "ends in .stele.zst unpacks while it arrives.\n"
+    "Packs an image for the way: zstd in frames of 2 MiB that stand alone, the bytes of floats sorted by their\n"
+    "weight first. Its digests are checked before. `stele unpack` gives the image back, byte for byte; `stele\n"
+    "pull` of an https address that ends in .stele.zst unpacks while it arrives.\n"
     "\n"
     "options:\n"
     "  -o FILE                 the file to write\n"
@@ -72,7 +72,8 @@ static enum stele_status read_words(struct words *w, int argc, char **argv, stru
         else if (c == 't') {
             w->threads = strtoul(optarg, &end, 10);
             if (*optarg < '0' || *optarg > '9' || *end || !w->threads || w->threads > THREADS_MAX)
-                return stele_fail(err, STELE_USAGE, "--threads takes a number from 1 to %d, not %s", THREADS_MAX, optarg);
+                return stele_fail(err, STELE_USAGE, "--threads takes a number from 1 to %d, not %s", THREADS_MAX,
+                                  optarg);
         } else
             return stele_fail(err, STELE_USAGE, "%s %s; `stele help %s` lists the options",
                               c == ':' ? "a value is missing behind" : "unknown option", argv[optind - 1], w->verb);
@@ -161,7 +162,7 @@ static enum stele_status find_widths(struct batch *b, size_t chunks, struct stel
     struct plan plan;
     void *owned = NULL;
     const uint8_t *weights;
-    uint32_t (*tally)[5] = calloc(chunks, sizeof *tally);
+    uint32_t(*tally)[5] = calloc(chunks, sizeof *tally);
     b->widths = malloc(chunks);
     enum stele_status status = tally && b->widths ? plan_load(&plan, &owned, &weights, b->image, err)
                                                   : stele_fail(err, STELE_SYSTEM, "no memory for %zu chunks", chunks);
@@ -193,8 +194,9 @@ static void pack_chunks(void *context, size_t from, size_t to, size_t thread)
     struct batch *b = context;
     for (size_t i = from; i < to; i++) {
         size_t c = b->first + i;
-        b->lengths[i] = packed_encode(b->packers[thread], b->rooms + i * packed_room(), b->image->bytes + c * IMAGE_CHUNK,
-                                      chunk_bytes(b, c), b->widths[c], b->scratch + thread * packed_scratch());
+        b->lengths[i] =
+            packed_encode(b->packers[thread], b->rooms + i * packed_room(), b->image->bytes + c * IMAGE_CHUNK,
+                          chunk_bytes(b, c), b->widths[c], b->scratch + thread * packed_scratch());
         if (!b->lengths[i])
             stele_fail(&b->errors[thread], STELE_SYSTEM, "zstd cannot pack chunk %zu", c);
     }
@@ -215,15 +217,16 @@ static enum stele_status write_packed(struct batch *b, const struct placed *out,
         pool_run(b->pool, b->count, pack_chunks, b);
         status = batch_status(b, err);
         for (size_t i = 0; status == STELE_OK && i < b->count; i++) {
-            frames[b->first + i] = (struct packed_frame){.at = at, .length = (uint32_t)b->lengths[i],
-                                                         .bytes = (uint32_t)chunk_bytes(b, b->first + i)};
+            frames[b->first + i] = (struct packed_frame){
+                .at = at, .length = (uint32_t)b->lengths[i], .bytes = (uint32_t)chunk_bytes(b, b->first + i)};
             status = placed_write(out, b->rooms + i * packed_room(), b->lengths[i], at, err);
             at += b->lengths[i];
         }
     }
     uint8_t *table = status == STELE_OK ? packed_write_table(frames, chunks, &length) : NULL;
     if (status == STELE_OK)
-        status = table ? placed_write(out, table, length, at, err) : stele_fail(err, STELE_SYSTEM, "no memory for the table");
+        status = table ? placed_write(out, table, length, at, err)
+                       : stele_fail(err, STELE_SYSTEM, "no memory for the table");
     free(table);
     free(frames);
     return status;
@@ -280,7 +283,8 @@ static void unpack_chunks(void *context, size_t from, size_t to, size_t thread)
         if (!read_at(b->fd, packed, f->length, f->at))
             stele_fail(&b->errors[thread], errno ? STELE_SYSTEM : STELE_DAMAGED, "%s: cannot read it: %s", b->name,
                        errno ? strerror(errno) : "it became shorter");
-        else if (!packed_decode(b->unpackers[thread], chunk, f->bytes, packed, f->length, b->scratch + thread * packed_scratch()))
+        else if (!packed_decode(b->unpackers[thread], chunk, f->bytes, packed, f->length,
+                                b->scratch + thread * packed_scratch()))
             stele_fail(&b->errors[thread], STELE_DAMAGED, "%s: frame %zu is damaged; copy it again", b->name, i);
         else
             placed_write(b->out, chunk, f->bytes, i * (uint64_t)IMAGE_CHUNK, &b->errors[thread]);
@@ -323,7 +327,8 @@ static enum stele_status unpack(const struct words *w, struct stele_error *err)
 {
     struct packed_index index = {0};
     struct placed out = {.fd = -1};
-    struct batch b = {.in = &index, .out = &out, .name = w->source, .fd = open(w->source, O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
+    struct batch b = {
+        .in = &index, .out = &out, .name = w->source, .fd = open(w->source, O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
     enum stele_status status = read_index(&index, b.fd, w->source, err);
     if (status == STELE_OK)
         status = placed_open(&out, w->target, w->replace, index.image_bytes, err);
@@ -356,7 +361,8 @@ static void on_sigbus(int number)
     _exit(STELE_DAMAGED);
 }
 
-static int run(struct words *w, enum stele_status (*work)(const struct words *, struct stele_error *), int argc, char **argv)
+static int run(struct words *w, enum stele_status (*work)(const struct words *, struct stele_error *), int argc,
+               char **argv)
 {
     struct stele_error err = {0};
     signal(SIGBUS, on_sigbus);

@@ -15,7 +15,8 @@ static enum stele_status failed(const struct placed *p, struct stele_error *err)
     return stele_fail(err, STELE_SYSTEM, "%s: cannot write it: %s", p->path, strerror(errno));
 }
 
-enum stele_status placed_open(struct placed *out, const char *path, bool replace, uint64_t expected, struct stele_error *err)
+enum stele_status placed_open(struct placed *out, const char *path, bool replace, uint64_t expected,
+                              struct stele_error *err)
 {
     struct stat st;
     *out = (struct placed){.path = path, .replace = replace, .fd = -1};
@@ -33,11 +34,13 @@ enum stele_status placed_open(struct placed *out, const char *path, bool replace
     if (out->fd < 0)
         return failed(out, err);
     if (expected && fallocate(out->fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)expected) && errno != EOPNOTSUPP)
-        return stele_fail(err, STELE_SYSTEM, "%s: cannot reserve its %" PRIu64 " bytes: %s", path, expected, strerror(errno));
+        return stele_fail(err, STELE_SYSTEM, "%s: cannot reserve its %" PRIu64 " bytes: %s", path, expected,
+                          strerror(errno));
     return STELE_OK;
 }
 
-enum stele_status placed_write(const struct placed *p, const void *bytes, uint64_t length, uint64_t at, struct stele_error *err)
+enum stele_status placed_write(const struct placed *p, const void *bytes, uint64_t length, uint64_t at,
+                               struct stele_error *err)
 {
     const uint8_t *from = bytes;
     while (length) {

@@ -13,8 +13,10 @@ struct placed {
     int fd;
 };
 
-/* Opens a file beside `path`, in which `expected` bytes are reserved. An existing target is STELE_USAGE unless `replace`. */
-enum stele_status placed_open(struct placed *out, const char *path, bool replace, uint64_t expected, struct stele_error *err);
+/* Opens a file beside `path`, in which `expected` bytes are reserved. An existing target is STELE_USAGE unless
+ * `replace`. */
+enum stele_status placed_open(struct placed *out, const char *path, bool replace, uint64_t expected,
+                              struct stele_error *err);
 
 /* Writes bytes at `at`. Any number of threads. */
 enum stele_status placed_write(const struct placed *placed, const void *bytes, uint64_t length, uint64_t at,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The begun image lies in a folder of its own, TARGET.part (in the store: partial/NAME.part), with the checkpoint's small
- * files beside it. Who works on it holds a lock on the folder; it is removed when the image is complete, and stays where
- * there is something to go on with. */
+/* The begun image lies in a folder of its own, TARGET.part (in the store: partial/NAME.part), with the checkpoint's
+ * small files beside it. Who works on it holds a lock on the folder; it is removed when the image is complete, and
+ * stays where there is something to go on with. */
 #include "pull.h"
 
 #include <dirent.h>
@@ -25,14 +25,15 @@
 #include "store.h"
 
 enum {
-    SMALL_BYTES_MAX = 256 << 20,   /* of a file of JSON */
-    HEADER_FIRST = 256 << 10,      /* of a shard, asked for at once */
-    HEADER_BYTES_MAX = 100 << 20,  /* as safetensors.c has it */
-    RESTARTS = 3,                  /* because the source changed under us */
+    SMALL_BYTES_MAX = 256 << 20,  /* of a file of JSON */
+    HEADER_FIRST = 256 << 10,     /* of a shard, asked for at once */
+    HEADER_BYTES_MAX = 100 << 20, /* as safetensors.c has it */
+    RESTARTS = 3,                 /* because the source changed under us */
 };
 
-static const char *const small_files[] = {"config.json",          "generation_config.json", "tokenizer.json",
-                                          "tokenizer_config.json", "chat_template.jinja",   "model.safetensors.index.json"};
+static const char *const small_files[] = {"config.json",         "generation_config.json",
+                                          "tokenizer.json",      "tokenizer_config.json",
+                                          "chat_template.jinja", "model.safetensors.index.json"};
 enum { SMALL_FILES = sizeof small_files / sizeof *small_files };
 
 struct puller {
@@ -48,9 +49,9 @@ struct puller {
     size_t remote_count;
     struct journal journal;
     bool begun;
-    char *entry;                   /* the store's file that will name the image; NULL: the target is a file of the caller's */
-    char converter[64];            /* version, and the options that change more than the weights' type */
-    char key[33];                  /* digest of all that decides the image's bytes */
+    char *entry;          /* the store's file that will name the image; NULL: the target is a file of the caller's */
+    char converter[1024]; /* version, and the options that change more than the weights' type */
+    char key[33];         /* digest of all that decides the image's bytes */
     bool reused;
 };
 
@@ -131,14 +132,16 @@ static enum stele_status write_small(struct puller *p, const char *name, const u
     if (fd >= 0 && close(fd))
         done = false;
     enum stele_status status =
-        done ? STELE_OK : stele_fail(p->err, STELE_SYSTEM, "%s: cannot write it: %s", path ? path : name, strerror(errno));
+        done ? STELE_OK
+             : stele_fail(p->err, STELE_SYSTEM, "%s: cannot write it: %s", path ? path : name, strerror(errno));
     free(path);
     return status;
 }
 
 /* ---- the checkpoint's small files ---- */
 
-/* The names of those that the source may have: config.json first. malloc'ed; the names are the caller's to leave alone. */
+/* The names of those that the source may have: config.json first. malloc'ed; the names are the caller's to leave alone.
+ */
 static const char **small_names(struct puller *p, size_t *count)
 {
     const char **names = calloc(SMALL_FILES + p->source.file_count, sizeof *names);
@@ -195,8 +198,9 @@ static enum stele_status check_small(struct puller *p, const struct fetch *f)
         sprintf(text + 2 * i, "%02x", digest[i]);
     if (!strcmp(text, stated))
         return STELE_OK;
-    return stele_fail(p->err, STELE_DAMAGED, "%s: its bytes have the digest %s, but the source states %s; nothing was kept",
-                      r->name, text, stated);
+    return stele_fail(p->err, STELE_DAMAGED,
+                      "%s: its bytes have the digest %s, but the source states %s; nothing was kept", r->name, text,
+                      stated);
 }
 
 static enum stele_status write_all_small(struct puller *p, const struct fetch *fetches, size_t n)
@@ -232,8 +236,9 @@ static enum stele_status fetch_small(struct puller *p)
             n++;
         }
     if (status == STELE_OK && (!n || strcmp(remotes[0].name, "config.json")))
-        status = stele_fail(p->err, STELE_INPUT, "%s: there is no config.json; a checkpoint in Hugging Face layout is needed",
-                            p->source.name);
+        status =
+            stele_fail(p->err, STELE_INPUT,
+                       "%s: there is no config.json; a checkpoint in Hugging Face layout is needed", p->source.name);
     if (status == STELE_OK)
         status = http_fetch(p->http, fetches, n, SMALL_BYTES_MAX, p->err);
     if (status == STELE_OK)
@@ -267,7 +272,8 @@ static enum stele_status fetch_rest(struct puller *p)
     enum stele_status status = rest ? STELE_OK : stele_fail(p->err, STELE_SYSTEM, "no memory for the headers");
     for (size_t i = 0; status == STELE_OK && i < p->remote_count; i++)
         if (header_length(&p->headers[i]) > p->headers[i].length && p->headers[i].length < p->remotes[i].length)
-            rest[n++] = (struct fetch){.remote = &p->remotes[i], .from = p->headers[i].length,
+            rest[n++] = (struct fetch){.remote = &p->remotes[i],
+                                       .from = p->headers[i].length,
                                        .most = header_length(&p->headers[i]) - p->headers[i].length};
     if (status == STELE_OK)
         status = http_fetch(p->http, rest, n, HEADER_BYTES_MAX, p->err);
@@ -381,7 +387,8 @@ static void hash_text(XXH3_state_t *state, const char *text)
 }
 
 /* A digest of all that decides the image's bytes. */
-static bool digest_source(struct image_digest *out, const struct puller *p, const struct convert_section *sections, size_t count)
+static bool digest_source(struct image_digest *out, const struct puller *p, const struct convert_section *sections,
+                          size_t count)
 {
     XXH3_state_t *state = XXH3_createState();
     XXH128_canonical_t bytes;
@@ -429,7 +436,8 @@ static bool stored(struct puller *p, const char *key, const char *revision)
     struct image *image;
     struct stele_error ignored;
     char identity[33];
-    if (!p->entry || p->options->replace || !store_read(&entry, p->entry) || (key && strcmp(entry.source, key)) ||
+    if (!p->entry || p->options->replace || strlen(p->converter) + 1 == sizeof p->converter ||
+        !store_read(&entry, p->entry) || (key && strcmp(entry.source, key)) ||
         (revision && strcmp(entry.revision, revision)) || strcmp(entry.converter, p->converter))
         return false;
     char *path = stored_path(entry.identity);
@@ -454,8 +462,8 @@ static bool write_entry(const struct puller *p, const char *identity)
         begun = NULL;
     FILE *to = begun ? fopen(begun, "we") : NULL;
     bool done = to && fprintf(to, "identity %s\nname %s\nweights %s\nrevision %s\nconverter %s\nsource %s\n", identity,
-                              p->source.name, weights_word(p), p->source.revision ? p->source.revision : "", p->converter,
-                              p->key) > 0;
+                              p->source.name, weights_word(p), p->source.revision ? p->source.revision : "",
+                              p->converter, p->key) > 0;
     done = to && !fflush(to) && !fsync(fileno(to)) && done;
     if (to && fclose(to))
         done = false;
@@ -480,8 +488,8 @@ static enum stele_status shelve(struct puller *p)
         int lock = images ? open(images, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
         bool done = lock >= 0 && !flock(lock, LOCK_EX) && path && !rename(p->target, path) && write_entry(p, identity);
         if (!done)
-            status = stele_fail(p->err, STELE_SYSTEM, "%s: cannot take the image into the store: %s", images ? images : "",
-                                strerror(errno));
+            status = stele_fail(p->err, STELE_SYSTEM, "%s: cannot take the image into the store: %s",
+                                images ? images : "", strerror(errno));
         if (lock >= 0)
             close(lock);
     }
@@ -544,8 +552,8 @@ static struct stream_options stream_options(const struct puller *p)
     };
 }
 
-static enum stele_status stream_into(void *context, struct emitter *emitter, struct image_writer *writer, uint64_t align,
-                                     struct stele_error *err)
+static enum stele_status stream_into(void *context, struct emitter *emitter, struct image_writer *writer,
+                                     uint64_t align, struct stele_error *err)
 {
     struct puller *p = context;
     const struct stream_options options = stream_options(p);
@@ -606,8 +614,8 @@ static enum stele_status fetch_begun(struct puller *p, const struct carry *carry
         if (ftruncate(fd, 0))
             return stele_fail(p->err, STELE_SYSTEM, "%s: cannot write it: %s", p->image, strerror(errno));
         if (fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)carry->index.image_bytes) && errno != EOPNOTSUPP)
-            return stele_fail(p->err, STELE_SYSTEM, "%s: cannot reserve the %" PRIu64 " bytes of the image: %s", p->target,
-                              carry->index.image_bytes, strerror(errno));
+            return stele_fail(p->err, STELE_SYSTEM, "%s: cannot reserve the %" PRIu64 " bytes of the image: %s",
+                              p->target, carry->index.image_bytes, strerror(errno));
     }
     const struct stream_options options = stream_options(p);
     enum stele_status status = carry_image(carry, &options, fd, p->image, &p->journal, &p->result->stream, p->err);
@@ -625,8 +633,9 @@ static enum stele_status fetch_image(struct puller *p)
         return stele_fail(p->err, STELE_UNREACHABLE, "%s: it is not there", p->source.name);
     p->remote_count = 1;
     int fd = open(p->image, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
-    enum stele_status status = fd >= 0 ? carry_open(&carry, p->http, &p->remotes[0], p->err)
-                                       : stele_fail(p->err, STELE_SYSTEM, "%s: cannot write it: %s", p->image, strerror(errno));
+    enum stele_status status =
+        fd >= 0 ? carry_open(&carry, p->http, &p->remotes[0], p->err)
+                : stele_fail(p->err, STELE_SYSTEM, "%s: cannot write it: %s", p->image, strerror(errno));
     if (status == STELE_OK)
         status = fetch_begun(p, &carry, fd);
     if (fd >= 0)
@@ -716,7 +725,8 @@ static enum stele_status make_store(struct puller *p)
             if (*c == '/') {
                 *c = '\0';
                 if (mkdir(path, 0777) && errno != EEXIST) {
-                    enum stele_status status = stele_fail(p->err, STELE_SYSTEM, "%s: cannot make it: %s", path, strerror(errno));
+                    enum stele_status status =
+                        stele_fail(p->err, STELE_SYSTEM, "%s: cannot make it: %s", path, strerror(errno));
                     free(path);
                     return status;
                 }
@@ -772,7 +782,8 @@ static enum stele_status pull_into(struct puller *p)
         return status;
     p->reused = p->source.revision && stored(p, NULL, p->source.revision);
     if (p->source.image && p->options->weights >= 0)
-        status = stele_fail(p->err, STELE_USAGE, "%s: a finished image has its weights; --weights cannot change them", p->source.name);
+        status = stele_fail(p->err, STELE_USAGE, "%s: a finished image has its weights; --weights cannot change them",
+                            p->source.name);
     else
         status = p->reused ? STELE_OK : compile_steadily(p);
     if (p->reused)

@@ -22,14 +22,14 @@ struct pull_options {
 };
 
 struct pull_result {
-    char *path;       /* of the image; malloc'ed */
-    bool reused;      /* the store had it */
+    char *path;  /* of the image; malloc'ed */
+    bool reused; /* the store had it */
     struct stream_stats stream;
     uint64_t retries; /* requests that were tried again */
 };
 
-/* STELE_OK: the image lies complete at result->path. Else nothing at the target has changed, and what was fetched is kept
- * where the same call goes on with it, unless it was damaged. */
+/* STELE_OK: the image lies complete at result->path. Else nothing at the target has changed, and what was fetched is
+ * kept where the same call goes on with it, unless it was damaged. */
 enum stele_status pull(const struct pull_options *options, struct pull_result *result, struct stele_error *err);
 
 #endif

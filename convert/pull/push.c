@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* An upload of several parts, side by side. One that was cut off is found by its key, and parts are kept whose digest (for a
- * part, an ETag is its MD5) is that of the image's bytes. */
+/* An upload of several parts, side by side. One that was cut off is found by its key, and parts are kept whose digest
+ * (for a part, an ETag is its MD5) is that of the image's bytes. */
 #include "push.h"
 
 #include <errno.h>
@@ -21,10 +21,10 @@ enum { PARTS_MAX = 10000, BATCH = 64, ANSWER_BYTES_MAX = 64 << 20, ID_MAX = 1024
 static const char usage[] =
     "usage: stele push IMAGE s3://BUCKET/KEY [options]\n"
     "\n"
-    "Checks an image by its digests and uploads it in parts, from its mapping. KEY ends in .stele, or in a slash: then the\n"
-    "file's name follows. An upload that was cut off goes on when it is called again with the same --part; the\n"
-    "object appears when it is complete. `stele pull s3://BUCKET/KEY` fetches it. Keys, region, endpoint and profile are taken\n"
-    "from where Amazon's tools take them.\n"
+    "Checks an image by its digests and uploads it in parts, from its mapping. KEY ends in .stele, or in a slash:\n"
+    "then the file's name follows. An upload that was cut off goes on when it is called again with the same\n"
+    "--part; the object appears when it is complete. `stele pull s3://BUCKET/KEY` fetches it. Keys, region,\n"
+    "endpoint and profile are taken from where Amazon's tools take them.\n"
     "\n"
     "options:\n"
     "  --part SIZE             bytes of a part, 5M to 1G (default 16M; more where 10000 parts are too few)\n"
@@ -66,8 +66,12 @@ static enum stele_status ask(struct push *p, const char *method, bool of_bucket,
     *answer = NULL;
     if (asprintf(&url, "%.*s%s", (int)(of_bucket ? p->bucket_bytes : strlen(p->key_url)), p->key_url, query) < 0)
         return stele_fail(p->err, STELE_SYSTEM, "no memory");
-    struct remote remote = {.name = p->source.name, .url = url, .login = &p->source.login, .length = UINT64_MAX, .rangeless = true};
-    struct fetch fetch = {.remote = &remote, .most = HTTP_REST, .method = method, .send = (const uint8_t *)send,
+    struct remote remote = {
+        .name = p->source.name, .url = url, .login = &p->source.login, .length = UINT64_MAX, .rangeless = true};
+    struct fetch fetch = {.remote = &remote,
+                          .most = HTTP_REST,
+                          .method = method,
+                          .send = (const uint8_t *)send,
                           .send_bytes = send ? strlen(send) : 0};
     enum stele_status status = http_fetch(p->http, &fetch, 1, ANSWER_BYTES_MAX, p->err);
     *answer = (char *)fetch.bytes;
@@ -92,7 +96,8 @@ static enum stele_status find_upload(struct push *p)
     if (!escaped || asprintf(&query, "?prefix=%s&uploads=", escaped) < 0)
         query = NULL;
     curl_free(escaped);
-    enum stele_status status = query ? ask(p, NULL, true, query, NULL, &answer) : stele_fail(p->err, STELE_SYSTEM, "no memory");
+    enum stele_status status =
+        query ? ask(p, NULL, true, query, NULL, &answer) : stele_fail(p->err, STELE_SYSTEM, "no memory");
     free(query);
     if (status == STELE_UNREACHABLE && strstr(p->err->text, "AccessDenied"))
         return STELE_OK; /* who may upload may still not be allowed to look */
@@ -177,14 +182,18 @@ static enum stele_status send_batch(struct push *p, const size_t *which, size_t 
             status = stele_fail(p->err, STELE_SYSTEM, "no memory");
         }
         remotes[i].login = &p->source.login;
-        fetches[i] = (struct fetch){.remote = &remotes[i], .most = HTTP_REST, .method = "PUT",
-                                    .send = p->bytes + which[i] * p->words.part, .send_bytes = part_bytes(p, which[i])};
+        fetches[i] = (struct fetch){.remote = &remotes[i],
+                                    .most = HTTP_REST,
+                                    .method = "PUT",
+                                    .send = p->bytes + which[i] * p->words.part,
+                                    .send_bytes = part_bytes(p, which[i])};
     }
     if (status == STELE_OK)
         status = http_fetch(p->http, fetches, n, ANSWER_BYTES_MAX, p->err);
     for (size_t i = 0; i < n; i++) {
         if (status == STELE_OK && !fetches[i].tag[0])
-            status = stele_fail(p->err, STELE_UNREACHABLE, "%s: the store gives part %zu no ETag", p->source.name, which[i] + 1);
+            status = stele_fail(p->err, STELE_UNREACHABLE, "%s: the store gives part %zu no ETag", p->source.name,
+                                which[i] + 1);
         memcpy(p->parts[which[i]].tag, fetches[i].tag, sizeof fetches[i].tag);
         free(fetches[i].bytes);
         free(remotes[i].url);
@@ -226,8 +235,8 @@ static enum stele_status complete(struct push *p)
         char code[80], message[300];
         http_element(code, sizeof code, answer, "Code");
         http_element(message, sizeof message, answer, "Message");
-        status = stele_fail(p->err, STELE_UNREACHABLE, "%s: the store does not complete the upload (%s: %s)", p->source.name, code,
-                            message);
+        status = stele_fail(p->err, STELE_UNREACHABLE, "%s: the store does not complete the upload (%s: %s)",
+                            p->source.name, code, message);
     }
     free(answer);
     free(text);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* An object store: requests are signed by curl (AWS signature 4). The conventions of Amazon's tools hold: AWS_ACCESS_KEY_ID,
- * AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION, AWS_ENDPOINT_URL, AWS_PROFILE with ~/.aws/credentials and
+/* An object store: requests are signed by curl (AWS signature 4). The conventions of Amazon's tools hold:
+ * AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION, AWS_ENDPOINT_URL, AWS_PROFILE with
+ * ~/.aws/credentials and
  * ~/.aws/config. Without keys requests are not signed. */
 #include <inttypes.h>
 #include <stdio.h>
@@ -14,7 +15,8 @@ enum { VALUE_MAX = 4096, LISTING_BYTES_MAX = 64 << 20 };
 
 /* What a request needs to know. */
 struct settings {
-    char key[VALUE_MAX], secret[VALUE_MAX], session[VALUE_MAX], region[VALUE_MAX], endpoint[VALUE_MAX], style[VALUE_MAX];
+    char key[VALUE_MAX], secret[VALUE_MAX], session[VALUE_MAX], region[VALUE_MAX], endpoint[VALUE_MAX],
+        style[VALUE_MAX];
 };
 
 static const struct {
@@ -69,7 +71,8 @@ static void read_file(struct settings *s, const char *path, const char *profile)
 
 static void read_settings(struct settings *s)
 {
-    static const char *const files[][2] = {{"AWS_SHARED_CREDENTIALS_FILE", "credentials"}, {"AWS_CONFIG_FILE", "config"}};
+    static const char *const files[][2] = {{"AWS_SHARED_CREDENTIALS_FILE", "credentials"},
+                                           {"AWS_CONFIG_FILE", "config"}};
     const char *profile = getenv("AWS_PROFILE"), *home = getenv("HOME");
     memset(s, 0, sizeof *s);
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
@@ -104,7 +107,8 @@ static enum stele_status read_place(struct place *out, const char *reference, st
 {
     const char *bucket = reference + 5, *slash = strchr(bucket, '/');
     size_t n = slash ? (size_t)(slash - bucket) : strlen(bucket);
-    bool good = n >= 3 && n <= 63 && strspn(bucket, "abcdefghijklmnopqrstuvwxyz0123456789.-_ABCDEFGHIJKLMNOPQRSTUVWXYZ") >= n &&
+    bool good = n >= 3 && n <= 63 &&
+                strspn(bucket, "abcdefghijklmnopqrstuvwxyz0123456789.-_ABCDEFGHIJKLMNOPQRSTUVWXYZ") >= n &&
                 (!slash || strlen(slash + 1) < sizeof out->prefix);
     if (!good)
         return stele_fail(err, STELE_USAGE, "%s: a folder of an object store is written s3://BUCKET/PREFIX", reference);
@@ -115,8 +119,8 @@ static enum stele_status read_place(struct place *out, const char *reference, st
     return STELE_OK;
 }
 
-/* The URL of the bucket, with a slash at its end: path style, or the bucket as a host's name where that is asked for and at
- * Amazon. */
+/* The URL of the bucket, with a slash at its end: path style, or the bucket as a host's name where that is asked for
+ * and at Amazon. */
 static char *bucket_url(const struct settings *s, const char *bucket)
 {
     char *url = NULL, endpoint[VALUE_MAX + 64];
@@ -136,13 +140,15 @@ static char *bucket_url(const struct settings *s, const char *bucket)
 
 static enum stele_status read_login(struct source *s, const struct settings *settings, struct stele_error *err)
 {
-    s->login.hint = settings->key[0] ? "; look at the keys, the region and the clock"
-                                     : "; no keys are set: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, do";
+    s->login.hint = settings->key[0]
+                        ? "; look at the keys, the region and the clock"
+                        : "; no keys are set: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, do";
     if (!settings->key[0] || !settings->secret[0])
         return STELE_OK;
-    bool done = asprintf(&s->login.keys, "%s:%s", settings->key, settings->secret) > 0 &&
-                asprintf(&s->login.provider, "aws:amz:%s:s3", settings->region) > 0 &&
-                (!settings->session[0] || asprintf(&s->login.session, "X-Amz-Security-Token: %s", settings->session) > 0);
+    bool done =
+        asprintf(&s->login.keys, "%s:%s", settings->key, settings->secret) > 0 &&
+        asprintf(&s->login.provider, "aws:amz:%s:s3", settings->region) > 0 &&
+        (!settings->session[0] || asprintf(&s->login.session, "X-Amz-Security-Token: %s", settings->session) > 0);
     return done ? STELE_OK : stele_fail(err, STELE_SYSTEM, "no memory");
 }
 
@@ -176,7 +182,8 @@ static bool read_listing(struct source *s, const char *xml, const char *prefix)
     return true;
 }
 
-/* Lists what lies below the prefix. Who may read objects may still not be allowed to list them: then they are tried by name. */
+/* Lists what lies below the prefix. Who may read objects may still not be allowed to list them: then they are tried by
+ * name. */
 static enum stele_status list(struct source *s, const char *bucket, const char *prefix, struct http *http,
                               struct stele_error *err)
 {
@@ -218,7 +225,8 @@ enum stele_status s3_open(struct source *s, const char *reference, struct http *
     char *bucket = bucket_url(&settings, place.bucket), *prefix = NULL, *escaped = source_escape(place.prefix);
     if (asprintf(&prefix, "%s%s", place.prefix, place.prefix[0] ? "/" : "") < 0)
         prefix = NULL;
-    if (!bucket || !escaped || !prefix || asprintf(&s->base, "%s%s%s", bucket, escaped, place.prefix[0] ? "/" : "") < 0) {
+    if (!bucket || !escaped || !prefix ||
+        asprintf(&s->base, "%s%s%s", bucket, escaped, place.prefix[0] ? "/" : "") < 0) {
         s->base = NULL;
         status = stele_fail(err, STELE_SYSTEM, "%s: no memory", s->name);
     }

@@ -21,8 +21,8 @@
 static const char ls_usage[] =
     "usage: stele ls [--json]\n"
     "\n"
-    "Lists what the store ($STELE_HOME, else $XDG_DATA_HOME/stele or ~/.local/share/stele) has: size, type of weights, how much\n"
-    "of it is in memory now, identity, revision and reference. `stele run` takes the reference.\n"
+    "Lists what the store ($STELE_HOME, else $XDG_DATA_HOME/stele or ~/.local/share/stele) has: size, type of\n"
+    "weights, how much of it is in memory now, identity, revision and reference. `stele run` takes the reference.\n"
     "\n"
     "options:\n"
     "  --json                  an object a line\n"
@@ -32,16 +32,17 @@ static const char ls_usage[] =
 static const char rm_usage[] =
     "usage: stele rm REF|IDENTITY...\n"
     "\n"
-    "Removes references from the store, and the images that no other reference names. REF without #WEIGHTS stands for all types\n"
-    "of weights; IDENTITY, or its first 6 digits or more, for all references to an image. Who has an image mapped keeps it.\n"
+    "Removes references from the store, and the images that no other reference names. REF without #WEIGHTS stands\n"
+    "for all types of weights; IDENTITY, or its first 6 digits or more, for all references to an image. Who has\n"
+    "an image mapped keeps it.\n"
     "\n"
     "exit codes: 0 done, 1 system, 2 usage, such as what the store does not have\n";
 
 static const char gc_usage[] =
     "usage: stele gc [-n]\n"
     "\n"
-    "Removes from the store the images that no reference names, and what pulls that were cut off have left. Pulls under way\n"
-    "are left alone.\n"
+    "Removes from the store the images that no reference names, and what pulls that were cut off have left. Pulls\n"
+    "under way are left alone.\n"
     "\n"
     "options:\n"
     "  -n                      only say what would be removed\n"
@@ -107,19 +108,21 @@ static bool list(void *context, const struct store_entry *e)
     bool there = fd >= 0 && !fstat(fd, &st) && S_ISREG(st.st_mode);
     uint64_t bytes = there ? (uint64_t)st.st_size : 0, memory = there ? bytes_in_memory(fd, bytes) : 0;
     if (l->json) {
-        json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:s, s:b}", "reference", e->name, "weights", e->weights,
-                              "identity", e->identity, "revision", e->revision, "converter", e->converter, "bytes",
-                              (json_int_t)bytes, "bytes_in_memory", (json_int_t)memory, "path", path ? path : "", "there", there);
+        json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:s, s:b}", "reference", e->name, "weights",
+                              e->weights, "identity", e->identity, "revision", e->revision, "converter", e->converter,
+                              "bytes", (json_int_t)bytes, "bytes_in_memory", (json_int_t)memory, "path",
+                              path ? path : "", "there", there);
         char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
         puts(text ? text : "{}");
         free(text);
         json_decref(o);
     } else if (there) {
         printf("%9.1f MB  %-6s  %3.0f %%  %.12s  %-12.12s  %s\n", (double)bytes / 1e6, e->weights,
-               bytes ? 100.0 * (double)memory / (double)bytes : 0, e->identity, e->revision[0] ? e->revision : "-", e->name);
-    } else
-        printf("  missing     %-6s       %.12s  %-12.12s  %s\n", e->weights, e->identity, e->revision[0] ? e->revision : "-",
+               bytes ? 100.0 * (double)memory / (double)bytes : 0, e->identity, e->revision[0] ? e->revision : "-",
                e->name);
+    } else
+        printf("  missing     %-6s       %.12s  %-12.12s  %s\n", e->weights, e->identity,
+               e->revision[0] ? e->revision : "-", e->name);
     if (fd >= 0)
         close(fd);
     free(path);
@@ -154,8 +157,8 @@ int shelf_ls(int argc, char **argv)
 
 struct removal {
     const char *word, *weights;
-    char *name;      /* of a reference; NULL: `word` is the begin of an identity */
-    size_t count;    /* entries removed */
+    char *name;   /* of a reference; NULL: `word` is the begin of an identity */
+    size_t count; /* entries removed */
     bool failed;
     const char *identity; /* references to it are counted */
     size_t others;
@@ -239,7 +242,8 @@ int shelf_rm(int argc, char **argv)
     int lock = lock_store();
     for (int i = 1; i < argc && err.status == STELE_OK; i++) {
         bool reference = store_is_reference(argv[i]);
-        struct removal r = {.word = argv[i], .weights = reference ? store_weights(argv[i]) : NULL,
+        struct removal r = {.word = argv[i],
+                            .weights = reference ? store_weights(argv[i]) : NULL,
                             .name = reference ? store_name(argv[i]) : NULL};
         bool identity = !reference && strlen(argv[i]) >= 6 && strspn(argv[i], "0123456789abcdef") == strlen(argv[i]);
         if (r.name || identity)

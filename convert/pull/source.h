@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A reference to a model somewhere else, and what it stands for: files at URLs, how to ask for them, and what their source
- * states about them.
+/* A reference to a model somewhere else, and what it stands for: files at URLs, how to ask for them, and what their
+ * source states about them.
  *
  *     hf:ORG/NAME[@REVISION]   a hub (hub.c)
  *     s3://BUCKET/PREFIX       an object store (s3.c)
@@ -20,14 +20,13 @@ struct listed {
 };
 
 struct source {
-    char *name;      /* the reference without secrets, for sentences, provenance and the store */
-    char *revision;  /* of a hub: the commit that it stood for when it was asked; else NULL */
-    char *base;      /* URL of the folder, with a slash at its end */
-    char *query;     /* behind each URL; NULL: nothing */
-    char *single;    /* name of the only file of weights; NULL: as a checkpoint has them */
-    char *image;     /* name of a finished image, plain or packed; NULL: it is a checkpoint */
-    char *snapshot;  /* a local folder that holds the checkpoint; NULL: none */
-    const char *authorities;
+    char *name;     /* the reference without secrets, for sentences, provenance and the store */
+    char *revision; /* of a hub: the commit that it stood for when it was asked; else NULL */
+    char *base;     /* URL of the folder, with a slash at its end */
+    char *query;    /* behind each URL; NULL: nothing */
+    char *single;   /* name of the only file of weights; NULL: as a checkpoint has them */
+    char *image;    /* name of a finished image, plain or packed; NULL: it is a checkpoint */
+    char *snapshot; /* a local folder that holds the checkpoint; NULL: none */
     struct http_login login;
     struct listed *files; /* all there are, where the source lists them */
     size_t file_count;
@@ -35,15 +34,16 @@ struct source {
     bool checksums; /* an object's head may state its SHA-256 (s3.c) */
 };
 
-/* Asks what a reference stands for. `http` may be NULL where nothing may be asked (offline): then only what the hub's local
- * cache has is found, and of an object store only the address. */
+/* Asks what a reference stands for. `http` may be NULL where nothing may be asked (offline): then only what the hub's
+ * local cache has is found, and of an object store only the address. */
 enum stele_status source_open(struct source *out, const char *reference, struct http *http, struct stele_error *err);
 void source_close(struct source *source);
 
 /* Certificates that a reference's kind is to be trusted by, from the environment; NULL: the system's. */
 const char *source_authorities(const char *reference);
 
-/* The file of that name; remote_free gives it back. False: the source lists its files and not this one (or no memory). */
+/* The file of that name; remote_free gives it back. False: the source lists its files and not this one (or no memory).
+ */
 bool source_file(const struct source *source, const char *name, struct remote *out);
 
 /* Whether a listed path is one of the templates beside chat_template.jinja: SOURCE_TEMPLATES/NAME.jinja. */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* `stele pull`: options, progress, exit code; and the other verbs of this program, which is told by argv[0] what it is. */
+/* `stele pull`: options, progress, exit code; and the other verbs of this program, which is told by argv[0] what it is.
+ */
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
@@ -19,32 +20,45 @@
 #include "shelf.h"
 #include "store.h"
 
-enum { OPTION_WEIGHTS = 256, OPTION_CONNECTIONS, OPTION_CHUNK, OPTION_MEMORY, OPTION_TIMEOUT, OPTION_THREADS, OPTION_IGNORE,
-       OPTION_STATS, OPTION_NO_TEMPLATE,
-       IGNORED_MAX = 64 };
+enum {
+    OPTION_WEIGHTS = 256,
+    OPTION_CONNECTIONS,
+    OPTION_CHUNK,
+    OPTION_MEMORY,
+    OPTION_TIMEOUT,
+    OPTION_THREADS,
+    OPTION_IGNORE,
+    OPTION_STATS,
+    OPTION_NO_TEMPLATE,
+    IGNORED_MAX = 64
+};
 
 static const char usage[] =
     "usage: stele pull REF [-o IMAGE] [options]\n"
     "\n"
-    "Compiles a checkpoint into a memory image while it arrives: no copy of the checkpoint touches the disk, and the image is\n"
-    "the one that `stele convert` makes of the same files. REF is\n"
-    "  hf:ORG/NAME[@REVISION]    a model of a hub: HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_OFFLINE mean what they mean to\n"
-    "                            the hub's own client, and a snapshot in its local cache is used\n"
-    "  s3://BUCKET/PREFIX        an object store: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION,\n"
-    "                            AWS_ENDPOINT_URL, or AWS_PROFILE in ~/.aws/credentials and ~/.aws/config\n"
-    "  https://HOST/FOLDER       a folder with config.json beside its model.safetensors or its shards, or one .safetensors\n"
-    "  https://..., s3://...     with .stele or .stele.zst at its end: a finished image, plain or packed by `stele pack`\n"
+    "Compiles a checkpoint into a memory image while it arrives: no copy of the checkpoint touches the disk, and\n"
+    "the image is the one that `stele convert` makes of the same files. REF is\n"
+    "  hf:ORG/NAME[@REVISION]    a model of a hub: HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_OFFLINE mean what they\n"
+    "                            mean to the hub's own client, and a snapshot in its local cache is used\n"
+    "  s3://BUCKET/PREFIX        an object store: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN,\n"
+    "                            AWS_REGION, AWS_ENDPOINT_URL, or AWS_PROFILE in ~/.aws/credentials and ~/.aws/config\n"
+    "  https://HOST/FOLDER       a folder with config.json beside its model.safetensors or its shards, or one\n"
+    "                            .safetensors\n"
+    "  https://..., s3://...     with .stele or .stele.zst at its end: a finished image, plain or packed by\n"
+    "                            `stele pack`\n"
     "\n"
-    "Without -o the image goes to the store ($STELE_HOME, else $XDG_DATA_HOME/stele or ~/.local/share/stele), its path is\n"
-    "written to standard output, and `stele run REF` finds it there; one that the store has of the same source, by the same\n"
-    "converter and with the same options, is not fetched again. REF#WEIGHTS is short for --weights.\n"
+    "Without -o the image goes to the store ($STELE_HOME, else $XDG_DATA_HOME/stele or ~/.local/share/stele), its\n"
+    "path is written to standard output, and `stele run REF` finds it there; one that the store has of the same\n"
+    "source, by the same converter and with the same options, is not fetched again. REF#WEIGHTS is short for\n"
+    "--weights.\n"
     "\n"
-    "A pull that was cut off, by whatever, goes on where it was when it is called again; what came until then lies in\n"
-    "IMAGE.part or in the store. Digests that the source states are computed on the way and must match.\n"
+    "A pull that was cut off, by whatever, goes on where it was when it is called again; what came until then\n"
+    "lies in IMAGE.part or in the store. Digests that the source states are computed on the way and must match.\n"
     "\n"
     "options:\n"
     "  -o IMAGE                the file to write (default: the store)\n"
-    "  --weights TYPE          f32, bf16, f16, q8 or q4 (default: the source's type); q4 keeps embedding and head in q8\n"
+    "  --weights TYPE          f32, bf16, f16, q8 or q4 (default: the source's type); q4 keeps embedding and\n"
+    "                          head in q8\n"
     "  -f                      replace IMAGE if it exists; fetch what the store has anew\n"
     "  --connections N         requests at a time, 1 to 250 (default 16)\n"
     "  --chunk SIZE            bytes of a request (default 8M)\n"
@@ -93,7 +107,8 @@ static void print_stats(const struct pull_result *r)
 {
     const struct stream_stats *s = &r->stream;
     fprintf(stderr,
-            "{\"bytes\": %" PRIu64 ", \"fetched_bytes\": %" PRIu64 ", \"resumed_bytes\": %" PRIu64 ", \"retries\": %" PRIu64
+            "{\"bytes\": %" PRIu64 ", \"fetched_bytes\": %" PRIu64 ", \"resumed_bytes\": %" PRIu64
+            ", \"retries\": %" PRIu64
             ", \"stream_s\": %.3f, \"bytes_per_s\": %.0f, \"waited_for_link_s\": %.3f, \"waited_for_packing_s\": %.3f, "
             "\"limit\": \"%s\", \"reused\": %s}\n",
             s->total, s->window.fetched, s->resumed, r->retries, s->seconds,
@@ -232,6 +247,9 @@ static enum stele_status read_options(struct pull_options *o, const char **ignor
     o->reference = argv[optind];
     if (!store_is_reference(o->reference))
         return usage_error(err, "a reference begins with hf:, s3:// or https://, unlike", o->reference);
+    for (const char *c = o->reference; *c; c++)
+        if ((unsigned char)*c < 0x20 || *c == 0x7f)
+            return usage_error(err, "there is a control byte in", o->reference);
     return take_weights(o, argv[optind], err);
 }
 
@@ -239,12 +257,8 @@ static const struct {
     const char *name;
     int (*run)(int argc, char **argv);
 } verbs[] = {
-    {"ls", shelf_ls},
-    {"rm", shelf_rm},
-    {"gc", shelf_gc},
-    {"pack", parcel_pack},
-    {"unpack", parcel_unpack},
-    {"push", push},
+    {"ls", shelf_ls},      {"rm", shelf_rm},          {"gc", shelf_gc},
+    {"pack", parcel_pack}, {"unpack", parcel_unpack}, {"push", push},
 };
 
 int main(int argc, char **argv)

@@ -26,13 +26,13 @@ struct extent {
     const struct recipe *recipe;
     const struct source_tensor *tensor; /* NULL: zeros */
     size_t expert;
-    uint64_t from;         /* position of its first row in the stream */
-    uint64_t row_bytes;    /* in the stream, from one of its rows to the next */
-    uint64_t rows, panels; /* its own */
-    uint64_t next;         /* panel that is not laid yet */
+    uint64_t from;                    /* position of its first row in the stream */
+    uint64_t row_bytes;               /* in the stream, from one of its rows to the next */
+    uint64_t rows, panels;            /* its own */
+    uint64_t next;                    /* panel that is not laid yet */
     uint64_t first_panel, panel_step; /* of the tensor */
-    uint64_t out;          /* offset of the tensor's panel 0 in the weights */
-    size_t early;          /* of MXFP4: index of its scales among the early pieces, plus one */
+    uint64_t out;                     /* offset of the tensor's panel 0 in the weights */
+    size_t early;                     /* of MXFP4: index of its scales among the early pieces, plus one */
 };
 
 /* Neighbouring panels of an extent, ready to be laid. */
@@ -59,10 +59,10 @@ struct stream {
     bool digest;       /* its file has one that the source states */
     uint64_t total, panel_bytes_max, span;
     size_t row_numbers; /* of the widest matrix */
-    uint8_t *panels;   /* [threads][panel room] */
-    float *rows;       /* [threads][row_numbers] */
+    uint8_t *panels;    /* [threads][panel room] */
+    float *rows;        /* [threads][row_numbers] */
     size_t panel_room;
-    atomic_int status; /* of the threads; the first error of a step by thread */
+    atomic_int status;          /* of the threads; the first error of a step by thread */
     struct stele_error *errors; /* [threads] */
 };
 
@@ -168,10 +168,12 @@ static enum stele_status find_early(struct stream *s)
     qsort(s->early, s->early_count, sizeof *s->early, by_before);
     for (size_t e = 0; e < s->early_count; e++)
         if (s->early[e].at < s->early[e].before || (e && s->early[e].before < s->early[e - 1].before))
-            return stele_fail(s->err, STELE_INPUT, "the scales of MXFP4 lie before their codes, or out of order; fetch the "
-                                                   "files and use `stele convert`");
+            return stele_fail(s->err, STELE_INPUT,
+                              "the scales of MXFP4 lie before their codes, or out of order; fetch the "
+                              "files and use `stele convert`");
     for (size_t i = 0; i < s->extent_count; i++)
-        for (size_t e = 0; s->extents[i].tensor && s->extents[i].tensor->type == SOURCE_MXFP4 && e < s->early_count; e++)
+        for (size_t e = 0; s->extents[i].tensor && s->extents[i].tensor->type == SOURCE_MXFP4 && e < s->early_count;
+             e++)
             if (s->early[e].at == s->extents[i].tensor->scale_tensor->at)
                 s->extents[i].early = e + 1;
     for (size_t i = 0; s->early_count && i < s->options->file_count; i++)
@@ -193,7 +195,7 @@ static enum stele_status place_gaps(struct stream *s)
     size_t n = 0, room = 0;
     for (uint32_t i = 0; i < s->emitter->recipe_count; i++)
         room += s->emitter->recipes[i].sets;
-    uint64_t (*covered)[2] = malloc((room + 1) * sizeof *covered), at = 0;
+    uint64_t(*covered)[2] = malloc((room + 1) * sizeof *covered), at = 0;
     if (!covered)
         return stele_fail(s->err, STELE_SYSTEM, "no memory for the plan");
     for (size_t i = 0; i < s->extent_count; i++) { /* the tensor that begins with this extent */
@@ -235,7 +237,8 @@ static enum stele_status make_extents(struct stream *s)
 static uint64_t panel_end(const struct extent *e, uint64_t panel)
 {
     uint64_t rows = (panel + 1) * PANEL_ROWS < e->rows ? (panel + 1) * PANEL_ROWS : e->rows;
-    uint64_t row = bytes_of_numbers(e->tensor, e->recipe->record.layout == LAYOUT_VECTOR ? 1 : e->recipe->record.columns);
+    uint64_t row =
+        bytes_of_numbers(e->tensor, e->recipe->record.layout == LAYOUT_VECTOR ? 1 : e->recipe->record.columns);
     return e->from + (rows - 1) * e->row_bytes + row;
 }
 
@@ -352,14 +355,16 @@ static enum stele_status pack_zeros(struct stream *s)
     return pack_collected(s);
 }
 
-/* Panels that an earlier pull has laid. *tail is where the rows begin of the first that it has begun to read and not laid. */
+/* Panels that an earlier pull has laid. *tail is where the rows begin of the first that it has begun to read and not
+ * laid. */
 static enum stele_status place_resumed(struct stream *s, uint64_t *tail)
 {
     enum stele_status status = STELE_OK;
     *tail = s->journal->at;
     for (size_t i = 0; status == STELE_OK && i < s->extent_count && s->extents[i].from < s->journal->at; i++) {
         struct extent *e = &s->extents[i];
-        for (; status == STELE_OK && e->tensor && e->next < e->panels && panel_end(e, e->next) <= s->journal->at; e->next++)
+        for (; status == STELE_OK && e->tensor && e->next < e->panels && panel_end(e, e->next) <= s->journal->at;
+             e->next++)
             status = image_place(s->writer, NULL, pack_panel_bytes(e->recipe), out_of(e, e->next), s->err);
         if (e->tensor && e->next < e->panels)
             *tail = needed_from(e) < *tail ? needed_from(e) : *tail;
@@ -380,8 +385,9 @@ static enum stele_status check_digest(struct stream *s, const struct remote *fil
     if (!file->sha256[0] || !strcasecmp(file->sha256, text))
         return STELE_OK;
     s->journal->at = 0; /* nothing of it is worth keeping */
-    return stele_fail(s->err, STELE_DAMAGED, "%s: its bytes have the SHA-256 %s, but the source states %s; nothing was kept",
-                      file->name, text, file->sha256);
+    return stele_fail(s->err, STELE_DAMAGED,
+                      "%s: its bytes have the SHA-256 %s, but the source states %s; nothing was kept", file->name, text,
+                      file->sha256);
 }
 
 static enum stele_status keep_journal(struct stream *s, uint64_t at)
@@ -481,9 +487,9 @@ static void set_window(struct stream *s)
         s->emitter->source->tensors[i].window = window_bytes(s->window);
 }
 
-enum stele_status stream_weights(const struct stream_options *options, struct emitter *emitter, struct image_writer *writer,
-                                 uint64_t align, struct journal *journal, struct stream_stats *stats,
-                                 struct stele_error *err)
+enum stele_status stream_weights(const struct stream_options *options, struct emitter *emitter,
+                                 struct image_writer *writer, uint64_t align, struct journal *journal,
+                                 struct stream_stats *stats, struct stele_error *err)
 {
     struct stream s = {.options = options, .emitter = emitter, .writer = writer, .journal = journal, .err = err};
     double begin = now();

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Packs weights while they arrive: panels are laid as soon as their rows are there, in the order of the source's files, and
- * written where they belong; the files' digests are computed on the way. */
+/* Packs weights while they arrive: panels are laid as soon as their rows are there, in the order of the source's files,
+ * and written where they belong; the files' digests are computed on the way. */
 #ifndef CONVERT_PULL_STREAM_H
 #define CONVERT_PULL_STREAM_H
 
@@ -30,8 +30,8 @@ struct stream_stats {
 
 /* Writes the weights as a section of `writer`, from journal->at on, and keeps the journal. A digest that differs is
  * STELE_DAMAGED naming the file. */
-enum stele_status stream_weights(const struct stream_options *options, struct emitter *emitter, struct image_writer *writer,
-                                 uint64_t align, struct journal *journal, struct stream_stats *stats,
-                                 struct stele_error *err);
+enum stele_status stream_weights(const struct stream_options *options, struct emitter *emitter,
+                                 struct image_writer *writer, uint64_t align, struct journal *journal,
+                                 struct stream_stats *stats, struct stele_error *err);
 
 #endif

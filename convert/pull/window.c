@@ -17,7 +17,7 @@ struct piece {
     struct window *window;
     struct transfer transfer;
     uint64_t at, length;
-    struct early *early;  /* what is copied instead of being fetched; NULL: it is fetched */
+    struct early *early; /* what is copied instead of being fetched; NULL: it is fetched */
     bool begun, done;
 };
 
@@ -26,7 +26,7 @@ struct window {
     struct source_window ring;
     struct http *http;
     pthread_t thread;
-    pthread_mutex_t lock;   /* of what follows; the rest is the thread's own */
+    pthread_mutex_t lock; /* of what follows; the rest is the thread's own */
     pthread_cond_t changed;
     uint64_t tail, ready, total;
     unsigned active;
@@ -38,7 +38,7 @@ struct window {
     uint64_t next;
     struct piece *pieces; /* [room], a ring: those from first on, in order of the stream */
     size_t room, first, count;
-    struct piece *early;  /* [early_count] */
+    struct piece *early; /* [early_count] */
     size_t early_begun;
 };
 
@@ -125,8 +125,8 @@ static bool take_early(struct transfer *t, const uint8_t *bytes, size_t n)
 static void begin_transfer(struct window *w, struct piece *p, size_t file, uint64_t at_in_file,
                            bool (*taker)(struct transfer *, const uint8_t *, size_t))
 {
-    p->transfer = (struct transfer){.remote = &w->options.files[file], .from = at_in_file, .length = p->length, .take = taker,
-                                    .context = p};
+    p->transfer = (struct transfer){
+        .remote = &w->options.files[file], .from = at_in_file, .length = p->length, .take = taker, .context = p};
     p->begun = true;
     pthread_mutex_lock(&w->lock);
     w->active++;
@@ -146,7 +146,8 @@ static size_t file_of(const struct window *w, uint64_t at, uint64_t *start)
 /* Early pieces whose time has come. */
 static void ask_early(struct window *w, uint64_t before)
 {
-    for (; w->early_begun < w->options.early_count && w->options.early[w->early_begun].before < before; w->early_begun++) {
+    for (; w->early_begun < w->options.early_count && w->options.early[w->early_begun].before < before;
+         w->early_begun++) {
         struct piece *p = &w->early[w->early_begun];
         struct early *e = &w->options.early[w->early_begun];
         uint64_t start;
@@ -374,8 +375,8 @@ static bool open_ring(struct source_window *ring, uint64_t size)
     return done;
 }
 
-enum stele_status window_open(struct window **out, struct http *http, const struct window_options *options, uint64_t size,
-                              struct stele_error *err)
+enum stele_status window_open(struct window **out, struct http *http, const struct window_options *options,
+                              uint64_t size, struct stele_error *err)
 {
     struct window *w = *out = calloc(1, sizeof *w);
     if (!w)
@@ -392,7 +393,8 @@ enum stele_status window_open(struct window **out, struct http *http, const stru
     w->early = calloc(options->early_count + 1, sizeof *w->early);
     enum stele_status status = STELE_OK;
     if (!w->pieces || !w->early || !open_ring(&w->ring, size))
-        status = stele_fail(err, STELE_SYSTEM, "no memory for a window of %" PRIu64 " bytes: %s", size, strerror(errno));
+        status =
+            stele_fail(err, STELE_SYSTEM, "no memory for a window of %" PRIu64 " bytes: %s", size, strerror(errno));
     else if (pthread_create(&w->thread, NULL, run, w))
         status = stele_fail(err, STELE_SYSTEM, "cannot start a thread");
     if (status != STELE_OK) {

@@ -5,13 +5,13 @@
  *        |  given back  |  there, needed  |  on its way     |  not asked for yet   |
  *                       |<------- at most the window's size ------->|
  *
- * A thread of its own asks for pieces in order, several at once, as soon as they fit behind `tail` (window_release), and lays
- * what arrives at its place (struct source_window); `ready` is the end of what is there without a hole. A file whose server
- * has no ranges is one piece, stopped and taken up as there is room.
+ * A thread of its own asks for pieces in order, several at once, as soon as they fit behind `tail` (window_release),
+ * and lays what arrives at its place (struct source_window); `ready` is the end of what is there without a hole. A file
+ * whose server has no ranges is one piece, stopped and taken up as there is room.
  *
- * Early pieces are the exception to the order: tensors that are needed while others before them in the file are read. They
- * come when the stream reaches `before`, into memory of their own, and are laid into the window in their turn; nothing is
- * fetched twice. */
+ * Early pieces are the exception to the order: tensors that are needed while others before them in the file are read.
+ * They come when the stream reaches `before`, into memory of their own, and are laid into the window in their turn;
+ * nothing is fetched twice. */
 #ifndef CONVERT_PULL_WINDOW_H
 #define CONVERT_PULL_WINDOW_H
 
@@ -21,7 +21,7 @@
 struct early {
     uint64_t before; /* position where it begins to be needed */
     uint64_t at, length;
-    uint8_t *bytes;  /* window.c's */
+    uint8_t *bytes; /* window.c's */
 };
 
 struct window_options {
@@ -36,15 +36,17 @@ struct window_options {
 };
 
 struct window_stats {
-    uint64_t fetched;      /* bytes */
-    double full_s, dry_s;  /* time that the window was full, so packing decided; that the packer waited, so the link did */
+    uint64_t fetched; /* bytes */
+    double full_s;    /* time that the window was full, so that packing decided */
+    double dry_s;     /* time that the packer waited, so that the link did */
 };
 
 struct window;
 
-/* The size that the ring would have with these options; STELE_USAGE where `memory` is too small for `span` bytes at a time
- * beside the early pieces. */
-enum stele_status window_size(const struct window_options *options, uint64_t span, uint64_t *size, struct stele_error *err);
+/* The size that the ring would have with these options; STELE_USAGE where `memory` is too small for `span` bytes at a
+ * time beside the early pieces. */
+enum stele_status window_size(const struct window_options *options, uint64_t span, uint64_t *size,
+                              struct stele_error *err);
 
 /* Begins to fetch. `http` is the window's own until window_close. */
 enum stele_status window_open(struct window **out, struct http *http, const struct window_options *options,

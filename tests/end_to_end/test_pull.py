@@ -215,6 +215,7 @@ def wrong_calls_are_refused():
         (["pull", "hf:../b", "-o", target], "ORG/NAME"),
         (["pull", "s3://x", "-o", target], "BUCKET"),
         (["pull", "https://", "-o", target], "URL"),
+        (["pull", "s3://bucket/a\nb", "-o", target], "control byte"),
         (["pull", web.plain, "-o", target, "--connections", "251"], "250"),
         (["pull", web.plain, "-o", target, "--chunk", "1"], "--chunk"),
         (["pull", web.plain, "-o", target, "--memory", "9999999G"], "--memory"),
