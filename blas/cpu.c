@@ -157,31 +157,19 @@ static void cpu_begin(struct blas_device *d, const struct blas_step *step)
     d->step = step;
 }
 
+static enum stele_status cpu_finish(struct blas_device *d, struct blas_fault *fault, struct stele_error *err)
+{
+    (void)d, (void)err; /* all is done, and said, when a call returns */
+    fault->op = SIZE_MAX;
+    return STELE_OK;
+}
+
 static void cpu_peek(struct blas_device *d, struct blas_view view, size_t row, size_t n, float *out)
 {
     memcpy(out, row_of(d, view, row), n * sizeof *out);
 }
 
 /* ---- embed ---- */
-
-static float stored_number(const struct blas_matrix *w, const uint8_t *panel, size_t row, size_t k)
-{
-    size_t index = panel_index_float(w->type, row, k);
-    switch (w->type) {
-    case TENSOR_F32:
-        return ((const float *)panel)[index];
-    case TENSOR_BF16:
-        return float_of_bf16(((const uint16_t *)panel)[index]);
-    case TENSOR_F16:
-        return float_of_f16(((const uint16_t *)panel)[index]);
-    case TENSOR_Q8:
-    case TENSOR_Q4:
-    case TENSOR_MXFP4:
-    case TENSOR_TYPES:
-        break;
-    }
-    return panel_weight(w->type, panel, w->k, row, k);
-}
 
 static void embed_rows(struct blas_device *d, const struct op_embed *op, size_t from, size_t to)
 {
@@ -191,7 +179,7 @@ static void embed_rows(struct blas_device *d, const struct op_embed *op, size_t 
         const uint8_t *panel = (const uint8_t *)w->panels + id / PANEL_ROWS * panel_bytes(w->type, w->k);
         float *y = row_of(d, op->out, r);
         for (size_t k = 0; k < w->k; k++)
-            y[k] = stored_number(w, panel, id % PANEL_ROWS, k);
+            y[k] = panel_number(w->type, panel, w->k, id % PANEL_ROWS, k);
         if (op->scale != 1)
             for (size_t k = 0; k < w->k; k++)
                 y[k] = y[k] * op->scale;
@@ -835,10 +823,12 @@ const struct blas_backend blas_cpu = {
     .open = cpu_open,
     .close = cpu_close,
     .begin = cpu_begin,
+    .narrow = cpu_begin,
     .embed = cpu_embed,
     .norm = cpu_norm,
     .linear = cpu_linear,
     .rope_kv = cpu_rope_kv,
+    .finish = cpu_finish,
     .copy_kv = cpu_copy_kv,
     .attention = cpu_attention,
     .router = cpu_router,

@@ -133,6 +133,19 @@ static inline float panel_weight(enum tensor_type type, const void *panel, size_
     return (float)integer * block_scale_of(type, block, row, in / GROUP);
 }
 
+/* The number (row, k) of a panel of `columns` columns. NUMBERS.md, "Embedding". */
+static inline float panel_number(enum tensor_type type, const void *panel, size_t columns, size_t row, size_t k)
+{
+    const size_t index = panel_index_float(type, row, k);
+    if (type == TENSOR_F32)
+        return ((const float *)panel)[index];
+    if (type == TENSOR_BF16)
+        return float_of_bf16(((const uint16_t *)panel)[index]);
+    if (type == TENSOR_F16)
+        return float_of_f16(((const uint16_t *)panel)[index]);
+    return panel_weight(type, panel, columns, row, k);
+}
+
 /* Nearest whole number, ties to even, for |x| < 2^22, as a sum: vectors do the same two additions. */
 #define ROUND_MAGIC 0x1.8p23f
 

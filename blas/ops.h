@@ -2,10 +2,12 @@
 /* Whole ops over slots: what a back end implements (cpu.c; cuda/). The executor names slots by offsets and weights by
  * their place in the mapping; only the back end knows where activations, keys and values really are. A step is
  *
- *     begin(step)  ->  embed, norm, linear, rope_kv, attention … in plan order  ->  logits, in blocks of rows
+ *     begin(step)  ->  embed, norm, linear, rope_kv, attention … in plan order  ->  finish
+ *     begin(step)  ->  logits, in blocks of rows  ->  finish
  *
- * Rows of a step are numbered slice by slice. Behind the last rope_kv a second begin() leaves only rows whose logits are
- * wanted. NUMBERS.md defines what each op computes. */
+ * Rows of a step are numbered slice by slice. Behind the last rope_kv narrow() leaves only rows whose logits are wanted.
+ * NUMBERS.md defines what each op computes. A back end may compute behind the calls; what went wrong meanwhile is said by
+ * finish. */
 #ifndef BLAS_OPS_H
 #define BLAS_OPS_H
 
@@ -55,6 +57,14 @@ struct blas_step {
     const struct blas_row *rows;
     size_t count;
     size_t first; /* row of the slots that is rows[0]'s */
+    const struct blas_rope *ropes; /* all that its ops name */
+    size_t rope_count;
+};
+
+/* The first row of the first rope_kv whose keys or values have no finite value in the KV type. */
+struct blas_fault {
+    size_t op; /* number among the step's rope_kv; SIZE_MAX: none */
+    size_t row;
 };
 
 struct op_embed {
@@ -141,6 +151,22 @@ struct op_logits {
     float cap; /* 0: none */
 };
 
+/* A tensor that steps read, in the mapping. */
+struct blas_span {
+    const uint8_t *bytes;
+    uint64_t length;
+};
+
+/* What a back end with memory of its own has to know of the weights: views, valid while the device is open. */
+struct blas_weights {
+    const char *name;     /* of the file, for sentences */
+    const uint8_t *bytes; /* the mapping, of the whole file */
+    uint64_t length;
+    int fd;
+    const struct blas_span *spans; /* in plan order, each once; rows of embeddings are read where they are */
+    size_t count;
+};
+
 /* What a device is opened for. */
 struct blas_setup {
     size_t threads;
@@ -152,10 +178,22 @@ struct blas_setup {
     size_t heads_max;       /* the most query heads of an attention, and the largest head_dim */
     size_t head_dim_max;
     const struct blas_kernels *kernels;
+    /* for devices with memory of their own */
+    size_t sequences, positions; /* of each */
+    size_t rope_numbers;         /* of a row, all ropes together */
+    size_t vocabulary;
+    size_t experts_max;  /* of an op; 0: none */
+    size_t top_max;      /* that a row is sent to */
+    size_t expert_width; /* the most numbers of a gated row and of a result */
+    struct blas_weights weights;
+    int ordinal;    /* of the device among its kind */
+    uint64_t limit; /* bytes of weights that it may keep; UINT64_MAX: as it has room for */
 };
 
 struct blas_memory {
     uint64_t kv_bytes, scratch_bytes; /* reserved */
+    uint64_t kept_bytes;              /* of weights in the device's own memory */
+    const char *device, *reach;       /* its name, and how it reaches the weights; NULL: it is the CPU */
 };
 
 struct blas_backend {
@@ -166,13 +204,19 @@ struct blas_backend {
     void (*close)(struct blas_device *device); /* NULL is allowed */
 
     void (*begin)(struct blas_device *device, const struct blas_step *step);
+
+    /* The ops that follow are for `step` only, which is a part of the step that began: rows [first, first + count). */
+    void (*narrow)(struct blas_device *device, const struct blas_step *step);
     void (*embed)(struct blas_device *device, const struct op_embed *op);
     void (*norm)(struct blas_device *device, const struct op_norm *op);
     void (*linear)(struct blas_device *device, const struct op_linear *op);
 
-    /* False if a key or value has no finite value in the KV type; *row is the first such row. */
+    /* False if a key or value has no finite value in the KV type; *row is the first such row. Or finish says it. */
     bool (*rope_kv)(struct blas_device *device, const struct op_rope_kv *op, size_t *row);
     void (*attention)(struct blas_device *device, const struct op_attention *op);
+
+    /* Waits for what began. STELE_SYSTEM and *err, or *fault, say what went wrong since begin. */
+    enum stele_status (*finish)(struct blas_device *device, struct blas_fault *fault, struct stele_error *err);
 
     /* Copies block `from` of a state over block `to`. */
     void (*copy_kv)(struct blas_device *device, const struct blas_kv *kv, size_t to, size_t from);
