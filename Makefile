@@ -133,6 +133,56 @@ $(B)/%.o: %.c Makefile
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS_ALL) -c -o $@ $<
 
+# ---- GPUs ----
+
+# libstele-cuda.so, which stele opens where --device names a GPU. It links nothing of CUDA: kernels are inside, the driver is
+# opened by it. Kernels for Ampere, Hopper and Blackwell, and PTX, of which a driver makes those of others.
+NVCC      ?= nvcc
+CUDA_FOR   = $(foreach n,80 90 100,-gencode arch=compute_$n,code=sm_$n) -gencode arch=compute_80,code=compute_80
+NVCCFLAGS := -std=c++17 -O3 -fmad=false -Werror all-warnings -Iimage -Iblas -Iblas/cuda
+CUDA_HOST := $(patsubst %.c,%.o,$(filter-out %/emulate.c %/module.c,$(wildcard blas/cuda/*.c)) blas/pool.c image/error.c)
+CUDA_LEAST = $(shell $(NVCC) --version | sed -n 's/.*release \([0-9]*\).*/\1000/p')
+
+cuda: $(B)/libstele-cuda.so
+
+$(B)/blas/cuda/kernels.fatbin: blas/cuda/kernels.cu $(wildcard blas/cuda/*.cuh blas/cuda/*.h blas/*.h image/*.h) Makefile
+	@mkdir -p $(@D)
+	$(NVCC) $(NVCCFLAGS) $(CUDA_FOR) -fatbin -Xptxas -v -o $@ $< 2> $@.log || { cat $@.log >&2; false; }
+
+$(B)/blas/cuda/module.o: $(B)/blas/cuda/kernels.fatbin
+$(B)/blas/cuda/module.o: CFLAGS_ALL += -DCUDA_FATBIN='"$(B)/blas/cuda/kernels.fatbin"'
+$(B)/blas/cuda/driver.o: CFLAGS_ALL += -DCUDA_DRIVER_LEAST=$(CUDA_LEAST)
+$(B)/blas/cuda/%.o: private CFLAGS_ALL += -Iblas/cuda
+
+$(B)/libstele-cuda.so: $(CUDA_HOST:%=$(B)/%) $(B)/blas/cuda/module.o
+	$(CC) $(LDFLAGS_ALL) -shared -Wl,-z,defs -o $@ $^ -lm
+
+# The same with kernels as host code, and a driver made for the tests: in a folder of its own, with a stele beside it.
+E := $(B)/emulate
+EMULATED := $(E)/stele $(E)/libstele-cuda.so $(E)/libcuda.so.1
+
+$(E)/%.o: private CFLAGS_ALL += -Iblas/cuda -DCUDA_SLICE_BYTES=65536 -DCUDA_RING_BYTES=16384 -DCUDA_SMALL_BYTES=2048
+
+$(E)/%.o: %.c Makefile
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) -c -o $@ $<
+
+$(E)/blas/cuda/kernels.o: blas/cuda/kernels.cu Makefile
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) -x c -c -o $@ $<
+
+$(E)/libstele-cuda.so: $(CUDA_HOST:%=$(E)/%) $(E)/tests/cuda/fake_module.o
+	$(CC) $(LDFLAGS_ALL) -Wl,-rpath,'$$ORIGIN' -shared -Wl,-z,defs -o $@ $^ -lm
+
+$(E)/libcuda.so.1: $(E)/tests/cuda/fake_driver.o $(E)/blas/cuda/emulate.o $(E)/blas/cuda/kernels.o
+	$(CC) $(LDFLAGS_ALL) -shared -Wl,-z,defs -o $@ $^ -lm
+
+$(E)/stele: $(B)/stele
+	@mkdir -p $(@D)
+	cp -f $< $@
+
+emulated: $(EMULATED)
+
 -include $(shell find $(B) -name '*.d' 2>/dev/null)
 
 # ---- tests ----
@@ -146,7 +196,7 @@ setup:
 test check-fast:
 	@scripts/setup --tests
 	-@scripts/setup --tests --cross
-	@$(MAKE) --no-print-directory all $(CHECKS)
+	@$(MAKE) --no-print-directory all $(CHECKS) emulated
 	@$(if $(filter check-fast,$@),STELE_FAST=1) $(RUN_TESTS)
 
 # Images of f32 weights take up to 6 GB, so they lie beside the checkpoints.

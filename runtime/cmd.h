@@ -91,5 +91,6 @@ int cmd_logprobs(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 int cmd_verify(int argc, char **argv);
 int cmd_warm(int argc, char **argv);
+int cmd_devices(int argc, char **argv);
 
 #endif

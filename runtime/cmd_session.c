@@ -23,5 +23,7 @@ struct stele_options cmd_session_options(void)
         .chunk = (uint32_t)cmd_session.chunk,
         .kv = cmd_session.kv < 0 ? STELE_KV_DEFAULT : kinds[cmd_session.kv],
         .kernels = cmd_kernels(),
+        .device = cmd_session.device,
+        .vram = cmd_session.vram,
     };
 }

@@ -7,7 +7,8 @@
 #include "stele.h"
 
 struct cmd_session {
-    uint64_t context, threads, chunk;
+    uint64_t context, threads, chunk, vram;
+    const char *device;
     int kv;
     bool verify;
 };
@@ -24,6 +25,10 @@ extern struct cmd_session cmd_session;
     {"--chunk", OPTION_COUNT, &cmd_session.chunk, "N", "tokens of a step at most (default 512)", 1, 65536, NULL},         \
     {"--threads", OPTION_COUNT, &cmd_session.threads, "N", "default: the CPUs this process may use", 1, 256, NULL},       \
     {"--cpus", OPTION_CPUS, NULL, "LIST", "use these CPUs only, as \"0-3,8\"", 0, 0, NULL},                               \
+    {"--device", OPTION_TEXT, &cmd_session.device, "NAME", "cpu (the default), cuda, cuda:N, or auto: a GPU where one is",\
+     0, 0, NULL},                                                                                                         \
+    {"--vram", OPTION_COUNT, &cmd_session.vram, "BYTES", "weights that a GPU keeps at most (default: as it has room for)", \
+     1, 18446744073709551615.0, NULL},                                                                                    \
     {"--verify", OPTION_FLAG, &cmd_session.verify, NULL, "check every byte of the image first", 0, 0, NULL}
 
 /* Opens the image, sets its guard for sentences of `verb`, and verifies it where that is asked for. */

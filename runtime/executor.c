@@ -14,6 +14,7 @@
 #include <time.h>
 
 #include "cpus.h"
+#include "gpus.h"
 #include "library.h"
 #include "numbers.h"
 
@@ -233,16 +234,32 @@ static void resolve(struct resolver *r)
 
 /* ---- opening ---- */
 
+static void measure_experts(const struct plan *plan, const struct plan_experts *op, struct blas_setup *setup)
+{
+    const struct image_tensor *up = &plan->tensors[op->up], *down = &plan->tensors[op->down];
+    size_t width = round_up(up->rows > down->rows ? up->rows : down->rows, PANEL_ROWS);
+    setup->experts_max = up->count > setup->experts_max ? up->count : setup->experts_max;
+    setup->top_max = op->top > setup->top_max ? op->top : setup->top_max;
+    setup->expert_width = width > setup->expert_width ? width : setup->expert_width;
+}
+
 /* Sizes that the back end's memory depends on: the widest quantised K, the most heads. */
 static void measure(const struct stele_session *s, struct blas_setup *setup)
 {
+    for (uint32_t i = 0; i < s->plan.counts.ropes; i++)
+        setup->rope_numbers += 2 * (size_t)s->plan.ropes[i].pairs;
     for (uint32_t i = 0; i < s->plan.tensor_count; i++) {
         const struct image_tensor *t = &s->plan.tensors[i];
         if (type_quantised((enum tensor_type)t->type) && t->columns > setup->k_max)
             setup->k_max = t->columns;
     }
     for (uint32_t i = 0; i < s->plan.counts.ops; i++)
-        if (s->plan.ops[i].code == PLAN_ATTENTION) {
+        if (s->plan.ops[i].code == PLAN_EXPERTS)
+            measure_experts(&s->plan, &s->plan.ops[i].experts, setup);
+        else if (s->plan.ops[i].code == PLAN_ROUTER) {
+            size_t rows = s->plan.tensors[s->plan.ops[i].router.weight].rows;
+            setup->experts_max = rows > setup->experts_max ? rows : setup->experts_max;
+        } else if (s->plan.ops[i].code == PLAN_ATTENTION) {
             const struct plan_attention *op = &s->plan.ops[i].attention;
             size_t head_dim = s->plan.states[op->kv].head_dim;
             setup->heads_max = op->heads > setup->heads_max ? op->heads : setup->heads_max;
@@ -316,6 +333,44 @@ static bool lay_out_kv(const struct stele_session *s, size_t *offsets, uint64_t 
     return true;
 }
 
+/* The tensors that steps read, in plan order, for a back end that brings them to a memory of its own. Rows of embeddings are
+ * read where they are. */
+static enum stele_status list_spans(struct stele_session *s, const uint8_t *weights, struct stele_error *err)
+{
+    bool *listed = calloc(s->plan.tensor_count + (size_t)1, sizeof *listed);
+    s->spans = calloc(s->plan.tensor_count + (size_t)1, sizeof *s->spans);
+    for (uint32_t i = 0; listed && s->spans && i < s->plan.counts.ops; i++) {
+        const struct plan_op *op = &s->plan.ops[i];
+        for (size_t a = 0; op->code != PLAN_EMBED && plan_forms[op->code].args[a].name; a++) {
+            const enum plan_kind kind = plan_forms[op->code].args[a].kind;
+            const uint32_t tensor = op->args[a];
+            if ((kind != KIND_MATRIX && kind != KIND_BANK && kind != KIND_VECTOR && kind != KIND_VECTOR_OR_NONE) ||
+                tensor == PLAN_NONE || listed[tensor])
+                continue;
+            const struct image_tensor *t = &s->plan.tensors[tensor];
+            s->spans[s->span_count++] = (struct blas_span){weights + t->offset, t->stride * (t->count - 1) + t->bytes};
+            listed[tensor] = true;
+        }
+    }
+    bool done = listed && s->spans;
+    free(listed);
+    return done ? STELE_OK : stele_fail(err, STELE_SYSTEM, "no memory for %" PRIu32 " tensors", s->plan.tensor_count);
+}
+
+/* Every op of the plan is one that the back end has. */
+static enum stele_status check_ops(const struct stele_session *s, struct stele_error *err)
+{
+    const struct blas_backend *b = s->backend;
+    const bool has[PLAN_CODES] = {[PLAN_EMBED] = b->embed,         [PLAN_NORM] = b->norm,       [PLAN_LINEAR] = b->linear,
+                                  [PLAN_ROPE_KV] = b->rope_kv,     [PLAN_ROUTER] = b->router,   [PLAN_EXPERTS] = b->experts,
+                                  [PLAN_ATTENTION] = b->attention, [PLAN_LOGITS] = b->logits,   [PLAN_GATE] = b->gate};
+    for (uint32_t i = 0; i < s->plan.counts.ops; i++)
+        if (!has[s->plan.ops[i].code])
+            return stele_fail(err, STELE_INPUT, "op %" PRIu32 " of the plan, %s, is none that --device %s computes", i,
+                              plan_forms[s->plan.ops[i].code].name, b->name);
+    return STELE_OK;
+}
+
 /* The back end could not reserve its memory, and *err says so. Where a smaller context would have fitted, by halves, says
  * which. */
 static enum stele_status advise(struct stele_session *s, const struct blas_setup *setup, struct stele_error *err)
@@ -344,6 +399,12 @@ static enum stele_status open_device(struct stele_session *s, const struct stele
         .scratch_numbers = (size_t)s->plan.counts.slot_numbers * s->chunk,
         .kv_type = (int)s->kv_type,
         .kernels = kernels,
+        .sequences = s->kv.sequences,
+        .positions = s->context,
+        .vocabulary = s->plan.counts.vocabulary,
+        .weights = {s->image->name, s->image->bytes, s->image->length, s->image->fd, s->spans, s->span_count},
+        .ordinal = s->ordinal,
+        .limit = o->vram ? o->vram : UINT64_MAX,
     };
     measure(s, &setup);
     struct resolver r = {.session = s, .weights = weights};
@@ -356,7 +417,13 @@ static enum stele_status open_device(struct stele_session *s, const struct stele
         status = stele_fail(err, STELE_USAGE, "keys and values of %" PRIu32 " sequences of %" PRIu32
                             " positions are beyond all memory", s->kv.sequences, s->context);
     setup.kv_bytes = bytes;
-    if (status == STELE_OK && (status = s->backend->open(&s->device, &setup, err)) != STELE_OK)
+    if (status == STELE_OK)
+        status = s->backend->open(&s->device, &setup, err);
+    if (status == STELE_SYSTEM && s->may_be_cpu) {
+        s->backend = &blas_cpu;
+        status = s->backend->open(&s->device, &setup, err);
+    }
+    if (status == STELE_SYSTEM && s->backend == &blas_cpu)
         status = advise(s, &setup, err);
     if (status == STELE_OK)
         resolve(&r);
@@ -380,11 +447,14 @@ enum stele_status stele_session_open(struct stele_session **out, const struct st
     if (!s)
         return stele_fail(err, STELE_SYSTEM, "no memory for a session");
     s->image = (const struct image *)image;
-    s->backend = &blas_cpu;
     s->table = kernels;
     s->kernels = kernels->name;
     const uint8_t *weights;
-    status = plan_load(&s->plan, &s->plan_memory, &weights, s->image, err);
+    status = gpus_backend(&s->backend, &s->ordinal, &s->may_be_cpu, options->device, err);
+    if (status == STELE_OK)
+        status = plan_load(&s->plan, &s->plan_memory, &weights, s->image, err);
+    if (status == STELE_OK)
+        status = check_ops(s, err);
     if (status == STELE_OK)
         status = library_check_defaults(s->image, err);
     if (status == STELE_OK)
@@ -393,6 +463,8 @@ enum stele_status stele_session_open(struct stele_session **out, const struct st
         status = allocate(s, err);
     if (status == STELE_OK)
         status = kv_open(&s->kv, options->sequences ? options->sequences : 1, s->context, err);
+    if (status == STELE_OK && s->backend != &blas_cpu)
+        status = list_spans(s, weights, err);
     if (status == STELE_OK)
         status = open_device(s, options, kernels, weights, err);
     if (status == STELE_OK)
@@ -408,6 +480,7 @@ void stele_session_close(struct stele_session *s)
         return;
     s->backend->close(s->device);
     kv_close(&s->kv);
+    free(s->spans);
     free(s->kept);
     free(s->experts_used);
     free(s->wanted);
@@ -584,8 +657,29 @@ static bool narrow(struct stele_session *s, struct blas_step *step)
     step->first = s->wanted[0];
     step->count = s->wanted[s->wanted_count - 1] + (size_t)1 - step->first;
     step->rows = s->rows + step->first;
-    s->backend->begin(s->device, step);
+    s->backend->narrow(s->device, step);
     return true;
+}
+
+/* The step that was gathered, whole. */
+static struct blas_step whole(const struct stele_session *s)
+{
+    return (struct blas_step){.rows = s->rows, .count = s->row_count, .ropes = s->ropes, .rope_count = s->plan.counts.ropes};
+}
+
+/* Waits for the ops of a step. */
+static enum stele_status finish(struct stele_session *s, struct stele_error *err)
+{
+    struct blas_fault fault;
+    enum stele_status status = s->backend->finish(s->device, &fault, err);
+    if (status != STELE_OK || fault.op == SIZE_MAX)
+        return status;
+    struct blas_step step = whole(s); /* it was narrowed; the fault is sought in all of it */
+    uint32_t op = 0;
+    while (s->ops[op].code != PLAN_ROPE_KV || fault.op--)
+        op++;
+    s->backend->begin(s->device, &step);
+    return kv_refused(s, op, fault.row, err);
 }
 
 enum stele_status stele_step(struct stele_session *s, const struct stele_slice *slices, size_t n, struct stele_error *err)
@@ -594,7 +688,7 @@ enum stele_status stele_step(struct stele_session *s, const struct stele_slice *
     if (status != STELE_OK || !s->row_count)
         return status;
     fill_rope(s);
-    struct blas_step step = {.rows = s->rows, .count = s->row_count};
+    struct blas_step step = whole(s);
     s->backend->begin(s->device, &step);
     if (s->first_op == 0)
         s->first_op = now();
@@ -605,7 +699,7 @@ enum stele_status stele_step(struct stele_session *s, const struct stele_slice *
         if (!run_op(s, &s->ops[i], &row))
             return kv_refused(s, i, row, err);
     }
-    return STELE_OK;
+    return finish(s, err);
 }
 
 /* Copies what a branch does not read of its origin: the block that `positions` ends in, or a ring. */
@@ -649,12 +743,15 @@ enum stele_status stele_logits(struct stele_session *s, size_t from, size_t coun
     size_t vocabulary = s->plan.counts.vocabulary;
     if (from > s->wanted_count || count > s->wanted_count - from)
         return stele_fail(err, STELE_USAGE, "logits %zu + %zu of %zu rows", from, count, s->wanted_count);
-    struct blas_step step = {.rows = s->rows, .count = s->row_count};
+    struct blas_step step = whole(s);
     s->backend->begin(s->device, &step);
     for (size_t i = 0, n; i < count; i += n) {
         n = neighbours(s, from + i, count - i);
         s->backend->logits(s->device, &op->logits, s->wanted[from + i], n, out + i * vocabulary);
     }
+    enum stele_status status = finish(s, err);
+    if (status != STELE_OK)
+        return status;
     for (size_t i = 0; i < count * vocabulary; i++)
         if (!isfinite(out[i]))
             return not_finite(s, s->wanted[from + i / vocabulary], "logits are", err);
@@ -672,7 +769,10 @@ struct stele_session_info stele_session_info(const struct stele_session *s)
         .context = s->context,
         .chunk = s->chunk,
         .threads = (uint32_t)s->backend->threads(s->device),
-        .kernels = s->kernels,
+        .kernels = memory.device ? s->backend->name : s->kernels,
+        .device = memory.device ? memory.device : "cpu",
+        .map = memory.reach,
+        .vram_bytes = memory.kept_bytes,
         .kv = s->kv_type == KV_F16 ? "f16" : "f32",
         .kv_bytes = memory.kv_bytes,
         .scratch_bytes = memory.scratch_bytes,

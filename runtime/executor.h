@@ -32,6 +32,10 @@ struct stele_session {
     const struct image *image;
     const struct blas_backend *backend;
     struct blas_device *device;
+    int ordinal;             /* of the device among its back end's */
+    bool may_be_cpu;         /* "auto": where the GPU cannot be opened, the CPU does */
+    struct blas_span *spans; /* [span_count]: weights in plan order; NULL for the CPU */
+    size_t span_count;
     const struct blas_kernels *table; /* what the back end computes with: rows of logits are looked at with it too */
     struct plan plan;
     void *plan_memory;       /* what plan views */

@@ -31,6 +31,7 @@ enum { LOGITS_BYTES = 16 << 20 }; /* of a block of rows, at least one row */
 static struct {
     float bound;
     uint64_t threads, chunk;
+    const char *device;
     int kv;
     bool json, help;
 } set = {.bound = 1e-5f, .kv = 0};
@@ -44,6 +45,7 @@ static const struct cmd_option options[] = {
      NULL},
     {"--threads", OPTION_COUNT, &set.threads, "N", "default: the CPUs this process may use", 1, 256,
      NULL},
+    {"--device", OPTION_TEXT, &set.device, "NAME", "cpu (the default), cuda, cuda:N or auto", 0, 0, NULL},
     {"--json", OPTION_FLAG, &set.json, NULL, "one JSON object a line", 0, 0, NULL},
     {"--help", OPTION_FLAG, &set.help, NULL, "this text", 0, 0, NULL},
     {0},
@@ -353,6 +355,7 @@ static enum stele_status open_session(struct comparison *c)
         .chunk = (uint32_t)set.chunk,
         .kv = kinds[set.kv],
         .kernels = cmd_kernels(),
+        .device = set.device,
     };
     enum stele_status status = stele_session_open(&c->session, c->image, &o, c->err);
     if (status != STELE_OK)

@@ -14,7 +14,8 @@
 #include "guard.h"
 #include "stele.h"
 
-extern const struct verb verb_run, verb_choose, verb_render, verb_tokenize, verb_logprobs, verb_inspect, verb_verify, verb_warm, verb_perplexity, verb_kld;
+extern const struct verb verb_run, verb_choose, verb_render, verb_tokenize, verb_logprobs, verb_inspect, verb_verify, verb_warm, verb_perplexity, verb_kld,
+    verb_devices;
 
 const struct verb *const verbs[] = {
     &verb_run,
@@ -27,6 +28,7 @@ const struct verb *const verbs[] = {
     &verb_warm,
     &verb_perplexity,
     &verb_kld,
+    &verb_devices,
     NULL,
 };
 

@@ -102,6 +102,24 @@ STELE_API enum stele_status stele_image_unchanged(const struct stele_image *imag
  * STELE_DAMAGED: the file is shorter than it was; STELE_SYSTEM: reading it failed. */
 STELE_API enum stele_status stele_image_fault(const struct stele_image *image, const void *address);
 
+/* ---- GPUs ---- */
+
+struct stele_gpu {
+    char name[256];
+    uint64_t bytes, free_bytes;
+    uint32_t major, minor;  /* compute capability */
+    double bus;             /* bytes a second from pinned memory, measured */
+    const char *map;        /* how it reaches an image on a disk's file system: "host", "register" or "ring" */
+    char why[512];          /* why in none of the ways before that one; "" where it is the first */
+    uint64_t reserved[4];
+};
+
+/* How many GPUs there are. STELE_SYSTEM: why none can be used. */
+STELE_API enum stele_status stele_gpus(uint32_t *count, struct stele_error *err);
+
+/* Looks at GPU `index`, which takes a fraction of a second. */
+STELE_API enum stele_status stele_gpu_look(struct stele_gpu *out, uint32_t index, struct stele_error *err);
+
 /* ---- sessions ---- */
 
 struct stele_session;
@@ -116,7 +134,9 @@ struct stele_options {
     uint32_t chunk;      /* rows of a step at most; 0: 512 */
     enum stele_kv kv;    /* default: f32 for f32 images, else f16 */
     const char *kernels; /* NULL: the fastest that the CPU runs; "generic", "avx2", "avx512", "neon" */
-    uint64_t reserved[6];
+    const char *device;  /* NULL or "cpu"; "cuda", "cuda:1": a GPU; "auto": a GPU where one can be used */
+    uint64_t vram;       /* bytes of weights that a GPU may keep; 0: as it has room for */
+    uint64_t reserved[4];
 };
 
 /* Confines the calling thread, and threads that start from it, those of sessions too, to the CPUs of a list as "0-3,8".
@@ -165,7 +185,10 @@ struct stele_session_info {
     uint64_t kv_bytes, scratch_bytes; /* reserved */
     uint64_t experts, experts_used;   /* of all layers; those that a row was sent to so far */
     double first_op; /* CLOCK_MONOTONIC seconds when the first op began; 0 before */
-    uint64_t reserved[6];
+    const char *device;  /* "cpu", or the GPU's name */
+    const char *map;     /* how a GPU reaches the weights: "host", "register", "remap", "ring"; NULL: it is the CPU */
+    uint64_t vram_bytes; /* of weights that it keeps */
+    uint64_t reserved[3];
 };
 STELE_API struct stele_session_info stele_session_info(const struct stele_session *session);
 

@@ -93,13 +93,38 @@ DEVICE void signed_nibbles(uint32_t stored, const uint32_t table[4], uint32_t ou
     out[1] = pick_bytes(halves[0], halves[1], 0x7531u);
 }
 
+/* Four integers as the bytes of a word, the first lowest. */
+DEVICE uint32_t bytes_of(int a, int b, int c, int d)
+{
+    return (uint32_t)(a & 0xff) | (uint32_t)(b & 0xff) << 8 | (uint32_t)(c & 0xff) << 16 | (uint32_t)(d & 0xff) << 24;
+}
+
+/* The 16 integers of a type's codes; constants, whatever the kernel. */
 DEVICE void code_table(enum tensor_type type, uint32_t table[4])
 {
-    const bool q4 = type == TENSOR_Q4;
-    table[0] = q4 ? 0xfbfaf9f8u : 0x03020100u; /* -8 -7 -6 -5, or 0 1 2 3 */
-    table[1] = q4 ? 0xfffefdfcu : 0x0c080604u; /* -4 -3 -2 -1, or 4 6 8 12 */
-    table[2] = q4 ? 0x03020100u : 0xfdfeff00u; /*  0  1  2  3, or 0 -1 -2 -3 */
-    table[3] = q4 ? 0x07060504u : 0xf4f8fafcu; /*  4  5  6  7, or -4 -6 -8 -12 */
+    UNROLL for (unsigned i = 0; i < 4; i++)
+    {
+        if (type == TENSOR_Q4)
+            table[i] = bytes_of(integer_of_q4(4 * i), integer_of_q4(4 * i + 1), integer_of_q4(4 * i + 2),
+                                integer_of_q4(4 * i + 3));
+        else
+            table[i] = bytes_of(integer_of_e2m1(4 * i), integer_of_e2m1(4 * i + 1), integer_of_e2m1(4 * i + 2),
+                                integer_of_e2m1(4 * i + 3));
+    }
+}
+
+/* What a row of a panel of q4 multiplies its sum of blocks by; 1 for the others. */
+DEVICE float row_scaled(enum tensor_type type, const uint8_t *panel, uint32_t row, float sum)
+{
+    return type == TENSOR_Q4 ? sum * widen_f16(((const uint16_t *)(const void *)panel)[row]) : sum;
+}
+
+/* A group of a row times its activations, the integers summed over both halves; before the activations' scale. */
+DEVICE float group_product(enum tensor_type type, const uint8_t *block, uint32_t row, uint32_t g, int32_t first, int32_t second)
+{
+    if (type == TENSOR_Q4)
+        return (float)(q4_scale_of(block, row, 2 * g) * first + q4_scale_of(block, row, 2 * g + 1) * second);
+    return (float)(first + second) * scale_of(type, block, row, g);
 }
 
 /* ---- few rows ---- */
@@ -194,8 +219,6 @@ DEVICE void chain_integers(enum tensor_type type, const uint8_t *panel, uint64_t
                 }
             }
         }
-        float ws[4];
-        UNROLL for (uint32_t r = 0; r < 4; r++) ws[r] = scale_of(type, block, quad * 4 + r, g);
         UNROLL for (int j = 0; j < m; j++)
         {
             const uint64_t group = b * BLOCK_GROUPS + g;
@@ -204,10 +227,13 @@ DEVICE void chain_integers(enum tensor_type type, const uint8_t *panel, uint64_t
             const float as = x->scale[j][group];
             UNROLL for (uint32_t r = 0; r < 4; r++)
             {
-                int32_t sum = 0;
-                UNROLL for (uint32_t i = 0; i < 4; i++) sum = dot4(w[i][r], q0.w[i], sum);
-                UNROLL for (uint32_t i = 0; i < 4; i++) sum = dot4(w[4 + i][r], q1.w[i], sum);
-                acc[j][r] = fmaf((float)sum * ws[r], as, acc[j][r]);
+                int32_t first = 0, second = 0;
+                UNROLL for (uint32_t i = 0; i < 4; i++)
+                {
+                    first = dot4(w[i][r], q0.w[i], first);
+                    second = dot4(w[4 + i][r], q1.w[i], second);
+                }
+                acc[j][r] = fmaf(group_product(type, block, quad * 4 + r, g, first, second), as, acc[j][r]);
             }
         }
     }
@@ -275,8 +301,10 @@ DEVICE void dot_rows(const struct args_dot *a, enum tensor_type type, int m, flo
     for (uint32_t i = thread; i < panels / unit * numbers; i += 128) {
         const uint32_t p = i / numbers * unit, row = i % numbers / PANEL_ROWS, row16 = i % PANEL_ROWS;
         const float *at = sums + p * n * numbers + i % numbers;
+        const uint8_t *panel = weights + p * a->panel_bytes;
         if (row < t.count)
-            finish(a, &t, tile_row(a, &t, row), first + p, row16, at[0], unit == 2 ? at[n * numbers] : 0);
+            finish(a, &t, tile_row(a, &t, row), first + p, row16, row_scaled(type, panel, row16, at[0]),
+                   unit == 2 ? row_scaled(type, panel + a->panel_bytes, row16, at[n * numbers]) : 0);
     }
 }
 
@@ -336,8 +364,26 @@ DEVICE void load_a(enum tensor_type type, const uint8_t *lines, uint32_t g, cons
     }
 }
 
-/* One block of 256: the chains of two panels and four octets into acc. The integers begin at the bits of 1.5 * 2^23, so
- * that they are floats as they come (NUMBERS.md, "Side doors"). */
+/* What an mma's sums are times the weights' scales. They began at the bits of 1.5 * 2^23, so that they are floats as they
+ * come (NUMBERS.md, "Side doors"). Of q4 the halves have sums of their own, and all is exact. */
+#define MMA_ZERO 0x4b400000
+
+DEVICE float mma_product(enum tensor_type type, int32_t sum, int32_t second, const float scales[2])
+{
+    const float f = float_of_bits((uint32_t)sum);
+    if (type == TENSOR_Q4)
+        return fmaf(float_of_bits((uint32_t)second) - ROUND_MAGIC, scales[1], (f - ROUND_MAGIC) * scales[0]);
+    return fmaf(f, scales[0], -(ROUND_MAGIC * scales[0]));
+}
+
+/* The scales of a row in a group: one, or one for each half. */
+DEVICE void mma_scales(enum tensor_type type, const uint8_t *block, uint32_t row, uint32_t g, float scales[2])
+{
+    scales[0] = type == TENSOR_Q4 ? (float)q4_scale_of(block, row, 2 * g) : scale_of(type, block, row, g);
+    scales[1] = type == TENSOR_Q4 ? (float)q4_scale_of(block, row, 2 * g + 1) : 0;
+}
+
+/* One block of 256: the chains of two panels and four octets into acc. */
 DEVICE void mma_block(enum tensor_type type, uint64_t k, uint64_t b, const struct mma_place *at, float acc[2][4][4])
 {
     size_t groups, offset = panel_block(type, k, b, &groups), scales = block_scale_bytes(type, groups);
@@ -358,17 +404,25 @@ DEVICE void mma_block(enum tensor_type type, uint64_t k, uint64_t b, const struc
         UNROLL for (uint32_t p = 0; p < 2; p++)
         {
             const uint8_t *block = at->panel[p] + offset;
-            const float ws[2] = {scale_of(type, block, at->group, g), scale_of(type, block, at->group + 8, g)};
             uint32_t w[4];
+            float ws[2][2]; /* of rows group and group + 8 */
+            mma_scales(type, block, at->group, g, ws[0]);
+            mma_scales(type, block, at->group + 8, g, ws[1]);
             load_a(type, block + scales, g, at, table, w);
             UNROLL for (uint32_t o = 0; o < 4; o++)
             {
-                int32_t sums[4] = {0x4b400000, 0x4b400000, 0x4b400000, 0x4b400000};
-                mma_s8(sums, w, bs[o]);
+                int32_t first[4] = {MMA_ZERO, MMA_ZERO, MMA_ZERO, MMA_ZERO};
+                int32_t second[4] = {MMA_ZERO, MMA_ZERO, MMA_ZERO, MMA_ZERO};
+                if (type == TENSOR_Q4) { /* parts 0 and 1 have the first half's lines, 2 and 3 the second's */
+                    const uint32_t low = at->part < 2 ? 0xffffffffu : 0;
+                    const uint32_t b0[2] = {bs[o][0] & low, bs[o][1] & low}, b1[2] = {bs[o][0] & ~low, bs[o][1] & ~low};
+                    mma_s8(first, w, b0);
+                    mma_s8(second, w, b1);
+                } else
+                    mma_s8(first, w, bs[o]);
                 UNROLL for (uint32_t i = 0; i < 4; i++)
                 {
-                    const float scale = ws[i / 2];
-                    const float product = fmaf(float_of_bits((uint32_t)sums[i]), scale, -(ROUND_MAGIC * scale));
+                    const float product = mma_product(type, first[i], second[i], ws[i / 2]);
                     acc[p][o][i] = fmaf(product, as[o][i % 2], acc[p][o][i]);
                 }
             }
@@ -413,8 +467,10 @@ DEVICE void mma_rows(const struct args_dot *a, enum tensor_type type)
     {
         const uint32_t p = i / 16, o = i / 4 % 4, c = i % 4, x = o * 8 + at.part * 2 + c % 2;
         const bool mine = x < t.count && first + p < a->n_panels && (a->gate < 0 || p == 0);
+        const uint32_t row16 = at.group + c / 2 * 8;
         if (mine)
-            finish(a, &t, tile_row(a, &t, x), first + p, at.group + c / 2 * 8, sum[p][o][c], sum[1][o][c]);
+            finish(a, &t, tile_row(a, &t, x), first + p, row16, row_scaled(type, at.panel[p], row16, sum[p][o][c]),
+                   row_scaled(type, at.panel[1], row16, sum[1][o][c]));
     }
 }
 

@@ -1,0 +1,278 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""--device cuda without a GPU: kernels as host code under a driver made for these tests (fake_driver.c). Whole models give the
+CPU's bits; every kind of machine ends in the right way of reaching the weights or in one sentence, with nothing left behind."""
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "end_to_end"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fixtures"))
+from harness import *
+from workshop import *
+
+EMULATE = BUILD / "emulate"
+NOTHING = dict(contexts=0, modules=0, streams=0, events=0, graphs=0, allocations=0, host_allocations=0, pinned=0)
+_reports = 0
+
+
+def gpu(*args, machine="", map="", env=None):
+    """Calls the command beside the emulated library; the result has `report`, the driver's at exit."""
+    global _reports
+    _reports += 1
+    report = SCRATCH / f"report-{_reports}"
+    settings = {"STELE_FAKE_CUDA": f"{machine} report={report}".strip(), "STELE_CUDA_MAP": map, **(env or {})}
+    r = call([EMULATE / "stele", *args], env=settings)
+    r.report = json.loads(report.read_text()) if report.exists() else None
+    return r
+
+
+def gpu_logits(path, ids, *options, **machine):
+    dump = SCRATCH / f"gpu-{_reports}.bin"
+    r = gpu("logprobs", path, "--ids", " ".join(map(str, ids)), "--dump-logits", dump, "--device", "cuda", *options, **machine)
+    r.exits(0)
+    assert r.report["alive"] == NOTHING, r.report
+    found = np.fromfile(dump, "<f4").reshape(len(ids), -1)
+    dump.unlink()
+    return found
+
+
+def prompt(n, vocabulary, seed=5):
+    return np.random.default_rng(seed).integers(vocabulary, size=n).tolist()
+
+
+def same(path, ids, *options, **machine):
+    want = logits(path, ids, *[o for o in options if o not in ("--vram", 1)])
+    got = gpu_logits(path, ids, *options, **machine)
+    assert want.tobytes() == got.tobytes(), f"{path.name} {options} {machine}: other bits"
+
+
+_odd = llama("odd", hidden_size=100, intermediate_size=300, num_hidden_layers=2, num_attention_heads=6, num_key_value_heads=3,
+             head_dim=22, vocab_size=259, max_position_embeddings=1024, scale=0.2, tie_word_embeddings=False)  # fmt: skip
+
+
+def on_memory(path):
+    return call(["stat", "-f", "-c", "%T", path]).text.strip() in ("tmpfs", "hugetlbfs")
+
+
+# ---- bits ----
+
+
+@test
+def odd_sizes_have_the_cpus_bits_in_every_type_of_weights_and_of_keys():
+    for weights in ("f32", "bf16", "f16", "q8", "q4"):
+        for kv, chunk in (("f32", 512), ("f16", 3)) if not FAST else (("f16", 17),):
+            same(image(_odd, weights), prompt(50 if FAST else 140, 259), "--kv", kv, "--chunk", chunk)
+
+
+@slow(needs=data("models/zoo/make_zoo.py"))
+def the_zoos_models_have_the_cpus_bits():
+    left, families = [], 0
+    for folder in sorted(f for f in data("models/zoo").iterdir() if (f / "config.json").exists()):
+        target = SCRATCH / f"zoo-{folder.name}.stele"
+        if stele("convert", folder, "-o", target).code:
+            left.append(folder.name)  # an architecture that convert refuses
+            continue
+        ids = json.loads((folder / "expected.json").read_text())["inputs"][0]["ids"]
+        same(target, ids[:80], "--chunk", 31)
+        families += 1
+        target.unlink()
+    assert families > 20, left
+
+
+@test
+def the_demo_model_has_the_bits_of_bits_txt():
+    import make_bits
+
+    for line in (ROOT / "tests" / "fixtures" / "bits.txt").read_text().splitlines():
+        if not line or line.startswith("#"):
+            continue
+        weights, kv, chunk, want = line.split()
+        if FAST and (weights, chunk) not in (("q8", "512"), ("q4", "16")):
+            continue
+        got = make_bits.bits(image(DEMO, weights), kv, int(chunk), gpu_logits)
+        assert got == want, f"{weights} --kv {kv} --chunk {chunk}: {got} instead of {want}"
+
+
+@test
+def a_run_draws_the_cpus_ids_and_its_later_steps_are_graphs():
+    path, options = image(_odd, "q8"), ["--ids", "1 2 3 4 5", "-n", 40, "--temperature", 1, "--seed", 3, "--print", "ids"]
+    r = gpu("run", path, *options, "--device", "cuda:0", "--stats")
+    assert r.exits(0).out == stele("run", path, *options).exits(0).out
+    assert r.report["graph_launches"] > 60, r.report  # a step and its logits for each id, but for the first of each shape
+    assert r.stats["device"] == "emulated GPU 0" and r.stats["kernels"] == "cuda" and r.stats["map"] == "ring"
+    assert r.report["alive"] == NOTHING, r.report
+
+
+# ---- ways of reaching the weights ----
+
+
+@test
+def each_machine_gets_its_way_and_the_cpus_bits():
+    path = image(_odd, "q8")
+    want = stele("run", path, "--ids", "9 8 7", "-n", 9, "--print", "ids").exits(0).out
+    on_disk, in_memory = path, Path("/dev/shm") / f"stele-test-{os.getpid()}.stele"
+    try:
+        shutil.copyfile(path, in_memory)
+        for machine, where, way in (
+            ("host=1 register=1", on_disk, "host"),
+            ("host=0 register=1", on_disk, "register"),
+            ("host=0 register=0", on_disk, "ring"),
+            ("host=0 register=0", in_memory, "remap"),
+            ("host=0 register=1", in_memory, "register"),
+        ):
+            if where == on_disk and way == "ring" and on_memory(path):
+                way = "remap"  # /tmp is in memory on this machine
+            for vram in ([], ["--vram", 1], ["--vram", 60000]):
+                r = gpu("run", where, "--ids", "9 8 7", "-n", 9, "--print", "ids", "--device", "cuda", "--stats", *vram, machine=machine)
+                assert r.exits(0).out == want, (machine, vram)
+                assert r.stats["map"] == way, (machine, r.stats["map"])
+                assert r.report["alive"] == NOTHING, r.report
+                kept = r.stats["vram_bytes"]
+                assert kept < 65536 if vram else kept > 100000, (vram, kept)
+    finally:
+        in_memory.unlink(missing_ok=True)
+
+
+@test
+def pinning_that_fails_at_any_slice_ends_in_the_ring_with_nothing_left_behind():
+    path = image(_odd, "f32")  # nine slices of 64 KiB
+    want = stele("run", path, "--ids", "9 8 7", "-n", 5, "--print", "ids").exits(0).out
+    for sticky in (0, 1):
+        for n in (1, 2, 5):
+            r = gpu("run", path, "--ids", "9 8 7", "-n", 5, "--print", "ids", "--device", "cuda", "--stats",
+                    machine=f"register=1 pin_fails={n} sticky={sticky}")  # fmt: skip
+            assert r.exits(0).out == want
+            assert r.stats["map"] in ("ring", "remap") and r.report["pins"] >= n, (n, r.stats["map"], r.report)
+            assert r.report["alive"] == NOTHING, r.report
+            gpu("run", path, "--ids", "9", "-n", 1, "--device", "cuda", machine=f"register=1 pin_fails={n} sticky={sticky}",
+                map="register").exits(1, "pinning the image", "CUDA_ERROR_LAUNCH_FAILED")  # fmt: skip
+
+
+@test
+def a_forced_way_is_taken_or_refused_with_its_reason():
+    path = image(_odd, "q8")
+    run = ["run", path, "--ids", "1", "-n", 1, "--print", "ids", "--device", "cuda", "--stats"]
+    assert gpu(*run, machine="host=1 register=1", map="ring").exits(0).stats["map"] == "ring"
+    assert gpu(*run, machine="host=1 register=1", map="register").exits(0).stats["map"] == "register"
+    gpu(*run, map="host").exits(2, "STELE_CUDA_MAP=host", "attribute 100 is 0")
+    gpu(*run, map="register").exits(2, "STELE_CUDA_MAP=register", "attribute 113 is 0")
+    gpu(*run, map="sideways").exits(2, "it is host, register, remap or ring")
+    if not on_memory(path):
+        gpu(*run, map="remap").exits(2, "STELE_CUDA_MAP=remap", "tmpfs")
+
+
+@test(needs=Path("/dev/shm"))
+def a_second_mapping_shares_its_pages_with_the_first():
+    in_memory = Path("/dev/shm") / f"stele-test-{os.getpid()}.stele"
+    try:
+        shutil.copyfile(image(_odd, "f32"), in_memory)
+        r = gpu("run", in_memory, "--ids", "1 2", "-n", 3, "--print", "ids", "--device", "cuda", "--stats", "--vram", 1, map="remap")
+        other = gpu("run", in_memory, "--ids", "1 2", "-n", 3, "--print", "ids", "--device", "cuda", "--stats", map="ring")
+        assert r.exits(0).out == other.exits(0).out
+        # pages of the weights would be private after a copy on write: the image has 600 KB
+        assert r.stats["private_dirty_bytes"] < other.stats["private_dirty_bytes"] + 200000
+        call(["cmp", in_memory, image(_odd, "f32")]).exits(0)
+    finally:
+        in_memory.unlink(missing_ok=True)
+
+
+# ---- sentences ----
+
+
+@test
+def without_a_library_a_driver_or_a_gpu_one_sentence_says_so_and_auto_takes_the_cpu():
+    path = image(_odd, "q8")
+    run = ["run", path, "--ids", "1", "-n", 1, "--print", "ids", "--device"]
+    want = stele(*run[:-1]).exits(0).out
+    if not (BUILD / "libstele-cuda.so").exists():
+        stele(*run, "cuda").exits(1, "no GPU: libstele-cuda.so is not beside the program", "make cuda")
+    assert stele(*run, "auto").exits(0).out == want
+    alone = fresh("alone")  # the library without the driver beside it
+    for name in ("stele", "libstele-cuda.so"):
+        shutil.copy(EMULATE / name, alone / name)
+    env = {"LD_LIBRARY_PATH": ""}
+    if call(["sh", "-c", "ldconfig -p | grep -q libcuda.so.1"]).code:
+        call([alone / "stele", *run, "cuda"], env=env).exits(1, "no GPU: the NVIDIA driver is not installed")
+    (alone / "libcuda.so.1").write_bytes(b"")
+    call([alone / "stele", *run, "cuda"], env=env).exits(1, "no GPU: the NVIDIA driver is not installed")
+    call(["gcc", "-shared", "-o", alone / "libcuda.so.1", "-x", "c", "/dev/null"]).exits(0)
+    call([alone / "stele", *run, "cuda"], env=env).exits(1, "no GPU: the NVIDIA driver is too old, it lacks cuInit")
+    for machine, says in (
+        ("version=11040", "the NVIDIA driver is too old, it is CUDA 11.4's; 12.0 or later is needed"),
+        ("devices=0", "the NVIDIA driver finds none"),
+        ("init=100", "the NVIDIA driver does not start: CUDA_ERROR_NO_DEVICE"),
+    ):
+        r = gpu(*run, "cuda", machine=machine).exits(1, says)
+        assert r.error.count("\n") == 1 and r.report["alive"] == NOTHING
+        assert gpu(*run, "auto", machine=machine).exits(0).out == want
+        gpu("devices", machine=machine).exits(0)
+
+
+@test
+def devices_that_are_not_there_and_names_that_are_none_are_refused():
+    path = image(_odd, "q8")
+    run = ["run", path, "--ids", "1", "-n", 1, "--print", "ids", "--device"]
+    gpu(*run, "cuda:1").exits(2, "no GPU cuda:1: there are 1")
+    gpu(*run, "cuda:1", machine="devices=2").exits(0)
+    for name in ("cuda:", "cuda:x", "cuda:-1", "cuda:1x", "gpu", "cuda1", "cuda:99999"):
+        gpu(*run, name).exits(2, f'no device "{name}"')
+
+
+@test
+def what_does_not_fit_is_said_with_the_bytes_needed_and_free():
+    path = image(_odd, "f32")
+    run = ["run", path, "--ids", "1", "-n", 1, "--print", "ids", "--device"]
+    gpu(*run, "cuda", machine="memory=100000").exits(1, "out of memory on the GPU", "need", "of 100000 are free")
+    for memory in range(1000000, 20000000, 1000000):
+        r = gpu(*run, "cuda", machine=f"memory={memory}")
+        assert r.code in (0, 1) and r.report["alive"] == NOTHING, (memory, r.report)
+        if r.code:
+            r.exits(1, "out of memory on the GPU", "free")
+    assert r.code == 0
+    gpu(*run, "auto", machine="memory=100000").exits(0)
+
+
+@test
+def a_copy_or_a_kernel_that_fails_is_a_sentence_and_nothing_is_left_behind():
+    path = image(_odd, "q8")
+    run = ["run", path, "--ids", "1 2 3", "-n", 4, "--print", "ids", "--device", "cuda"]
+    whole = gpu(*run).exits(0).report
+    for kind in ("copy", "kernel"):
+        calls = whole["copies" if kind == "copy" else "kernels"]
+        for n in sorted({1, 2, 3, 7, calls // 3, calls // 2, calls}):
+            for sticky in (0, 1):
+                r = gpu(*run, machine=f"{kind}_fails={n} sticky={sticky}")
+                r.exits(1, "the GPU failed at", "CUDA_ERROR_LAUNCH_FAILED")
+                assert r.report["alive"] == NOTHING, (kind, n, sticky, r.report)
+
+
+@test
+def keys_beyond_binary16_are_said_as_the_cpu_says_it():
+    huge = llama("huge", scale=40.0, max_position_embeddings=256)
+    for kv in ("f16", "f32"):
+        for ids in ("1 2 3", "5 6 7 8 9 10 11 12"):
+            run = ["run", image(huge, "q8"), "--ids", ids, "-n", 8, "--print", "ids", "--kv", kv]
+            want, got = stele(*run), gpu(*run, "--device", "cuda")
+            assert (got.code, got.error) == (want.code, want.error), (want.error, got.error)
+            assert got.report["alive"] == NOTHING
+
+
+@test
+def an_image_cut_short_while_it_is_brought_is_damage():
+    env, whole = dict(os.environ, STELE_FAKE_CUDA="", STELE_CUDA_MAP="ring"), image(TEXT_MODEL, "q8")
+    short = fresh("short") / "short.stele"
+    shutil.copyfile(whole, short)
+    p = subprocess.Popen([EMULATE / "stele", "run", short, "--raw", "-n", "2", "--device", "cuda", "-"], stdin=subprocess.PIPE,
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)  # fmt: skip
+    mapped = Path(f"/proc/{p.pid}/maps")
+    while "short.stele" not in mapped.read_text():
+        time.sleep(0.02)
+    time.sleep(1)  # the session is open, and waits for its prompt
+    os.truncate(short, whole.stat().st_size // 2)
+    out, err = p.communicate(b"Once upon a time", timeout=120)
+    assert p.returncode == 4 and b"cut short" in err, (p.returncode, err)
+
+
+finish()
