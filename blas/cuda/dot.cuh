@@ -319,7 +319,7 @@ DEVICE void dot_rows(const struct args_dot *a, enum tensor_type type, int m, flo
         SHARED __attribute__((aligned(16))) float sums[DOT_ITEMS * 16]; \
         dot_rows(&a, type, 4, sums);                                    \
     }                                                                   \
-    KERNEL(dot_##name##_8, struct args_dot, 128, 3)                     \
+    KERNEL(dot_##name##_8, struct args_dot, 128, 2)                     \
     {                                                                   \
         SHARED __attribute__((aligned(16))) float sums[DOT_ITEMS * 16]; \
         dot_rows(&a, type, 8, sums);                                    \
