@@ -5,7 +5,7 @@
 
 #include "journal.h"
 #include "packed.h"
-#include "stream.h"
+#include "intake.h"
 
 struct carry {
     struct remote *remote;

@@ -4,7 +4,7 @@
 #define CONVERT_PULL_PULL_H
 
 #include "error.h"
-#include "stream.h"
+#include "intake.h"
 #include "types.h"
 
 struct pull_options {

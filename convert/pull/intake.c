@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "stream.h"
+#include "intake.h"
 
 #include <errno.h>
 #include <inttypes.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Packs weights while they arrive: panels are laid as soon as their rows are there, in the order of the source's files,
  * and written where they belong; the files' digests are computed on the way. */
-#ifndef CONVERT_PULL_STREAM_H
-#define CONVERT_PULL_STREAM_H
+#ifndef CONVERT_PULL_INTAKE_H
+#define CONVERT_PULL_INTAKE_H
 
 #include "emit.h"
 #include "journal.h"
