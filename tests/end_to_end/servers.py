@@ -12,6 +12,7 @@ import shlex
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from harness import SCRATCH, data
 
 HUB_TOOL = data("tools/hub/hub-server")
 S3_TOOL = data("tools/s3/s3-server")
+
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers end with a test that is ended
 
 _made = 0
 
