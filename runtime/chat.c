@@ -29,7 +29,7 @@ static bool plain_word(const struct value *v)
 }
 
 /* Whether a role is one that templates know. Some make tokens of roles ("<|" + role + "|>"), so one of another word is
- * content: "end" would be Phi-3's <|end|>. */
+ * content: "end" would be the token <|end|>. */
 static bool known_role(const struct value *v)
 {
     static const char *const roles[] = {"assistant", "context",     "developer", "environment", "function",     "ipython",
