@@ -8,6 +8,9 @@
 # make bench       start, first byte, decode; BENCH=quick leaves out what takes gigabytes and minutes
 # make install     programs, library, headers, manual page; PREFIX=/usr/local, DESTDIR=
 # make portable    build/portable/: the programs with the libraries they need
+# make cuda        libstele-cuda.so, by nvcc (NVCC=nvcc): stele --device cuda
+# make cuda-emulate  what can be shown of it without a GPU, with more rounds than in `make test`
+# make gpu-check   checks and measures it on a machine with a GPU
 # make clean       empties build/, but for the model that demo-real fetched
 #
 # OPT='-O2 -g' CFLAGS= LDFLAGS= CC=gcc; SAN=address,undefined (or thread) builds and tests in a folder of its own, and
@@ -159,9 +162,10 @@ $(B)/libstele-cuda.so: $(CUDA_HOST:%=$(B)/%) $(B)/blas/cuda/module.o
 
 # The same with kernels as host code, and a driver made for the tests: in a folder of its own, with a stele beside it.
 E := $(B)/emulate
-EMULATED := $(E)/stele $(E)/libstele-cuda.so $(E)/libcuda.so.1
+EMULATED := $(E)/stele $(E)/stele-convert $(E)/libstele-cuda.so $(E)/libcuda.so.1 $(E)/bench_gpu
 
-$(E)/%.o: private CFLAGS_ALL += -Iblas/cuda -DCUDA_SLICE_BYTES=65536 -DCUDA_RING_BYTES=16384 -DCUDA_SMALL_BYTES=2048
+$(E)/%.o: private CFLAGS_ALL += -Iblas/cuda -DCUDA_SLICE_BYTES=65536 -DCUDA_RING_BYTES=16384 -DCUDA_SMALL_BYTES=2048 \
+                         -DCUDA_PEAK_BYTES=65536 -DCUDA_PEAK_PRODUCTS=2
 
 $(E)/%.o: %.c Makefile
 	@mkdir -p $(@D)
@@ -177,11 +181,25 @@ $(E)/libstele-cuda.so: $(CUDA_HOST:%=$(E)/%) $(E)/tests/cuda/fake_module.o
 $(E)/libcuda.so.1: $(E)/tests/cuda/fake_driver.o $(E)/blas/cuda/emulate.o $(E)/blas/cuda/kernels.o
 	$(CC) $(LDFLAGS_ALL) -shared -Wl,-z,defs -o $@ $^ -lm
 
-$(E)/stele: $(B)/stele
+$(E)/stele $(E)/stele-convert: $(E)/%: $(B)/%
 	@mkdir -p $(@D)
 	cp -f $< $@
 
+$(E)/bench_gpu: $(B)/tests/cuda/bench_gpu.o $(B)/libstele.a
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(RUNTIME_LIBS)
+
 emulated: $(EMULATED)
+
+# All that is shown without a GPU, with more rounds than `make test` has.
+cuda-emulate: emulated $(B)/tests/cuda/check_ops
+	STELE_ROUNDS=100 $(B)/tests/cuda/check_ops
+	STELE_BUILD=$(abspath $(B)) tests/cuda/test_cuda.py
+
+# On a machine with a GPU. Without one it ends with the reason; build/portable can then be taken to one that has it.
+gpu-check: cuda portable $(B)/tests/cuda/bench_gpu.o
+	$(CC) $(LDFLAGS_ALL) $(PORTABLE) -o $(B)/portable/bench_gpu $(B)/tests/cuda/bench_gpu.o $(B)/libstele.a $(RUNTIME_LIBS)
+	install -m 755 scripts/gpu-check $(B)/libstele-cuda.so $(B)/portable
+	$(B)/portable/gpu-check
 
 -include $(shell find $(B) -name '*.d' 2>/dev/null)
 
@@ -236,6 +254,7 @@ TO = $(DESTDIR)$(PREFIX)
 install: all $(B)/stele.1
 	install -D -m 755 $(B)/stele $(TO)/bin/stele
 	install -D -m 755 -t $(TO)/libexec/stele $(filter $(B)/stele-%,$(PROGRAMS))
+	$(if $(wildcard $(B)/libstele-cuda.so),install -m 644 -t $(TO)/libexec/stele $(B)/libstele-cuda.so)
 	install -D -m 644 -t $(TO)/lib $(B)/libstele.a $(B)/$(SHARED)
 	ln -sf $(SHARED) $(TO)/lib/libstele.so
 	install -D -m 644 -t $(TO)/include/stele runtime/stele.h image/error.h
@@ -265,6 +284,7 @@ help:
 clean:
 	find $(B) -mindepth 1 -maxdepth 1 ! -name real -exec rm -rf {} +
 
-.PHONY: all always setup test check-fast test-real demo demo-real bench install portable help clean
+.PHONY: all always setup test check-fast test-real demo demo-real bench install portable cuda emulated cuda-emulate \
+        gpu-check help clean
 .SECONDARY:
 .DELETE_ON_ERROR:

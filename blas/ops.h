@@ -193,6 +193,7 @@ struct blas_setup {
 struct blas_memory {
     uint64_t kv_bytes, scratch_bytes; /* reserved */
     uint64_t kept_bytes;              /* of weights in the device's own memory */
+    double upload;                    /* seconds that bringing them took, once all are there; 0 before */
     const char *device, *reach;       /* its name, and how it reaches the weights; NULL: it is the CPU */
 };
 

@@ -13,8 +13,11 @@ static enum stele_status print_gpu(uint32_t index, struct stele_error *err)
     enum stele_status status = stele_gpu_look(&gpu, index, err);
     if (status != STELE_OK)
         return status;
-    printf("cuda:%u  %s, compute capability %u.%u, %.1f of %.1f GiB free, bus %.1f GB/s, map %s", index, gpu.name, gpu.major,
-           gpu.minor, (double)gpu.free_bytes / (1 << 30), (double)gpu.bytes / (1 << 30), gpu.bus * 1e-9, gpu.map);
+    printf("cuda:%u  %s, compute capability %u.%u, %.1f of %.1f GiB free\n", index, gpu.name, gpu.major, gpu.minor,
+           (double)gpu.free_bytes / (1 << 30), (double)gpu.bytes / (1 << 30));
+    printf("        bus %.4g GB/s, memory %.4g GB/s, int8 %.4g Tmac/s, with scales %.4g\n", gpu.bus * 1e-9, gpu.memory * 1e-9,
+           gpu.products * 1e-12, gpu.products_scaled * 1e-12);
+    printf("        map %s", gpu.map);
     if (gpu.why[0])
         printf(" (%s)", gpu.why);
     putchar('\n');
@@ -40,9 +43,10 @@ int cmd_devices(int argc, char **argv)
 const struct verb verb_devices = {
     .name = "devices",
     .synopsis = "",
-    .about = "Lists what --device can name, a line each: of a GPU its memory, the rate of its bus as measured, and how it\n"
-             "reaches the weights of an image on disk, with the reason where that is not the best way. Says on standard\n"
-             "error why there is no GPU. STELE_CUDA_MAP=host|register|remap|ring forces a way; all give the same bits.",
+    .about = "Lists what --device can name. Of a GPU: its memory; what was just measured of its bus, of reading its memory and of\n"
+             "int8 multiply-adds, alone and with the scales of q8; and how it reaches the weights of an image on disk, with\n"
+             "the reason where that is not the best way. Says on standard error why there is no GPU.\n"
+             "STELE_CUDA_MAP=host|register|remap|ring forces a way for any verb; all give the same bits.",
     .run = cmd_devices,
     .options = options,
 };

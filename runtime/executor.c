@@ -773,6 +773,7 @@ struct stele_session_info stele_session_info(const struct stele_session *s)
         .device = memory.device ? memory.device : "cpu",
         .map = memory.reach,
         .vram_bytes = memory.kept_bytes,
+        .upload = memory.upload,
         .kv = s->kv_type == KV_F16 ? "f16" : "f32",
         .kv_bytes = memory.kv_bytes,
         .scratch_bytes = memory.scratch_bytes,

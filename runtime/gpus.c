@@ -70,6 +70,9 @@ enum stele_status stele_gpu_look(struct stele_gpu *out, uint32_t index, struct s
                               .major = (uint32_t)found.major,
                               .minor = (uint32_t)found.minor,
                               .bus = found.bus,
+                              .memory = found.memory,
+                              .products = found.products,
+                              .products_scaled = found.products_scaled,
                               .map = found.reach};
     snprintf(out->name, sizeof out->name, "%s", found.name);
     snprintf(out->why, sizeof out->why, "%s", found.why);

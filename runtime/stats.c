@@ -63,8 +63,8 @@ void stats_print(const struct stats_line *line)
             line->mapped_bytes, dirty, line->session.kv_bytes, line->session.scratch_bytes, usage.ru_minflt,
             usage.ru_majflt, line->session.threads, line->session.kernels, line->session.kv, line->seed);
     if (line->session.map)
-        fprintf(stderr, ", \"device\": \"%s\", \"map\": \"%s\", \"vram_bytes\": %" PRIu64, line->session.device,
-                line->session.map, line->session.vram_bytes);
+        fprintf(stderr, ", \"device\": \"%s\", \"map\": \"%s\", \"vram_bytes\": %" PRIu64 ", \"upload_ms\": %.3f",
+                line->session.device, line->session.map, line->session.vram_bytes, 1e3 * line->session.upload);
     if (line->date)
         fprintf(stderr, ", \"date\": \"%s\"", line->date);
     fputs("}\n", stderr);

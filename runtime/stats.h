@@ -5,7 +5,8 @@
  *   mapped_bytes, private_dirty_bytes, kv_bytes, scratch_bytes
  *   experts, experts_used                    of all layers, where the model has any
  *   minor_faults, major_faults, threads, kernels, kv, seed
- *   device, map, vram_bytes                  on a GPU: its name, how it reaches the weights, how much of them it keeps
+ *   device, map, vram_bytes, upload_ms       on a GPU: its name, how it reaches the weights, how much of them it keeps, and
+ *                                            how long bringing that took (0: not all is there)
  *   date                                     that a chat template was given
  * A time that did not come is null. */
 #ifndef RUNTIME_STATS_H

@@ -109,6 +109,9 @@ struct stele_gpu {
     uint64_t bytes, free_bytes;
     uint32_t major, minor;  /* compute capability */
     double bus;             /* bytes a second from pinned memory, measured */
+    double memory;          /* bytes a second that a kernel reads of its memory, measured */
+    double products;        /* int8 multiply-adds a second of the tensor cores, measured; and with the scales of q8, which */
+    double products_scaled; /* exact results take: the most that a prefill could reach */
     const char *map;        /* how it reaches an image on a disk's file system: "host", "register" or "ring" */
     char why[512];          /* why in none of the ways before that one; "" where it is the first */
     uint64_t reserved[4];
@@ -188,7 +191,8 @@ struct stele_session_info {
     const char *device;  /* "cpu", or the GPU's name */
     const char *map;     /* how a GPU reaches the weights: "host", "register", "remap", "ring"; NULL: it is the CPU */
     uint64_t vram_bytes; /* of weights that it keeps */
-    uint64_t reserved[3];
+    double upload;       /* seconds that bringing these took, once all are there; 0 before */
+    uint64_t reserved[2];
 };
 STELE_API struct stele_session_info stele_session_info(const struct stele_session *session);
 

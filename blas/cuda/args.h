@@ -36,7 +36,10 @@
     X(route, route, 128)         \
     X(group, group, 128)         \
     X(add_experts, add_experts, 128) \
-    X(add_branch, add_branch, 128)
+    X(add_branch, add_branch, 128)   \
+    X(peak_read, peak, 256)      \
+    X(peak_mma, peak, 128)       \
+    X(peak_scaled, peak, 128)
 
 enum cuda_kernel {
 #define CUDA_NAME(name, args, threads) KERNEL_##name,
@@ -164,6 +167,14 @@ struct args_add_experts {
     uint64_t n;
     uint32_t count, experts, top;
     float scale;
+};
+
+/* Loops that only measure. */
+struct args_peak {
+    const uint32_t *words; /* peak_read: 16 bytes `count` times */
+    uint64_t count;        /* of loads; of rounds */
+    uint32_t *out;
+    uint32_t blocks, never;
 };
 
 struct args_add_branch {

@@ -7,7 +7,12 @@
 
 #include "gpu.h"
 
-enum { BUS_BYTES = 64 << 20, BUS_ROUNDS = 5 };
+#ifndef CUDA_PEAK_BYTES
+#define CUDA_PEAK_BYTES (1 << 30) /* read of the device's memory: far more than its caches hold */
+#define CUDA_PEAK_PRODUCTS 4096   /* rounds of the products' loop */
+#endif
+
+enum { BUS_BYTES = 64 << 20, BUS_ROUNDS = 5, PEAK_BYTES = CUDA_PEAK_BYTES, PEAK_PRODUCTS = CUDA_PEAK_PRODUCTS, PEAK_ROUNDS = 5 };
 
 static enum stele_status count_gpus(int *count, struct stele_error *err)
 {
@@ -46,6 +51,50 @@ static double measure_bus(struct gpu *gpu)
     return best;
 }
 
+/* Seconds of a kernel, the best of a few rounds. */
+static double time_kernel(struct gpu *gpu, struct launcher *l, enum cuda_kernel kernel, const struct args_peak *args)
+{
+    cu_event begin = NULL, end = NULL;
+    double best = 0;
+    GPU(gpu, event_create, "making an event", &begin, CU_EVENT_TIMING);
+    GPU(gpu, event_create, "making an event", &end, CU_EVENT_TIMING);
+    for (int i = 0; i < PEAK_ROUNDS && gpu->status == STELE_OK; i++) {
+        float ms = 0;
+        GPU(gpu, event_record, "measuring", begin, gpu->compute);
+        launch(gpu, l, kernel, args->blocks, args);
+        GPU(gpu, event_record, "measuring", end, gpu->compute);
+        GPU(gpu, event_wait, "measuring", end);
+        GPU(gpu, event_elapsed, "measuring", &ms, begin, end);
+        best = best == 0 || 1e-3 * (double)ms < best ? 1e-3 * (double)ms : best;
+    }
+    if (begin)
+        gpu->driver->event_destroy(begin);
+    if (end)
+        gpu->driver->event_destroy(end);
+    return best;
+}
+
+static void measure_kernels(struct gpu *gpu, struct cuda_found *out)
+{
+    int processors = 1;
+    GPU(gpu, device_attribute, "asking what it can do", &processors, CU_PROCESSORS, gpu->device);
+    struct launcher *l = gpu->status == STELE_OK ? launcher_open(gpu) : NULL;
+    cu_pointer memory = gpu_alloc(gpu, PEAK_BYTES, "measuring memory");
+    GPU(gpu, set, "measuring", memory, 0, PEAK_BYTES, gpu->compute);
+    if (gpu->status == STELE_OK) {
+        struct args_peak a = {.words = gpu_address(memory), .count = PEAK_BYTES / 16, .out = gpu_address(memory), .never = 1};
+        a.blocks = 8 * (uint32_t)processors;
+        out->memory = PEAK_BYTES / time_kernel(gpu, l, KERNEL_peak_read, &a);
+        a.blocks = 4 * (uint32_t)processors;
+        a.count = PEAK_PRODUCTS;
+        const double products = (double)a.blocks * 4 * PEAK_PRODUCTS * 8 * (16 * 8 * 32);
+        out->products = products / time_kernel(gpu, l, KERNEL_peak_mma, &a);
+        out->products_scaled = products / time_kernel(gpu, l, KERNEL_peak_scaled, &a);
+    }
+    gpu_free(gpu, &memory);
+    launcher_close(gpu, l);
+}
+
 /* Of an image on a disk: whether remap does depends on the file. */
 static void choose_reach(struct cuda_found *out, const struct gpu *gpu)
 {
@@ -74,12 +123,16 @@ static enum stele_status look(struct cuda_found *out, int ordinal, struct stele_
     GPU(&gpu, device_attribute, "asking what it can do", &out->major, CU_MAJOR, gpu.device);
     GPU(&gpu, device_attribute, "asking what it can do", &out->minor, CU_MINOR, gpu.device);
     GPU(&gpu, context_create, "opening it", &gpu.context, 0, gpu.device);
+    GPU(&gpu, stream_create, "making a stream", &gpu.compute, CU_STREAM_NON_BLOCKING);
     GPU(&gpu, stream_create, "making a stream", &gpu.transfer, CU_STREAM_NON_BLOCKING);
     GPU(&gpu, memory_info, "asking for its memory", &free_bytes, &total);
     out->bytes = total;
     out->free_bytes = free_bytes;
     out->bus = measure_bus(&gpu);
+    measure_kernels(&gpu, out);
     choose_reach(out, &gpu);
+    if (gpu.compute)
+        gpu.driver->stream_destroy(gpu.compute);
     if (gpu.transfer)
         gpu.driver->stream_destroy(gpu.transfer);
     if (gpu.context)

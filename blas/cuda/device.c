@@ -275,8 +275,8 @@ static enum stele_status cuda_open(struct blas_device **out, const struct blas_s
 
 static struct blas_memory cuda_memory(const struct blas_device *d)
 {
-    return (struct blas_memory){d->setup.kv_bytes, d->scratch_bytes, weights_kept(d->weights), d->name,
-                                reach_names[d->reach]};
+    return (struct blas_memory){d->setup.kv_bytes, d->scratch_bytes, weights_kept(d->weights), weights_upload(d->weights),
+                                d->name, reach_names[d->reach]};
 }
 
 static size_t cuda_threads(const struct blas_device *d)

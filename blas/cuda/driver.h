@@ -31,6 +31,7 @@ enum {
     CU_REGISTER_DEVICEMAP = 2, /* flags */
     CU_REGISTER_READ_ONLY = 8,
     CU_STREAM_NON_BLOCKING = 1,
+    CU_EVENT_TIMING = 0,
     CU_EVENT_NO_TIMING = 2,
     CU_CAPTURE_RELAXED = 2,
 };
@@ -74,6 +75,7 @@ enum {
     X(event_destroy, cuEventDestroy_v2, (cu_event event))                                                              \
     X(event_record, cuEventRecord, (cu_event event, cu_stream stream))                                                 \
     X(event_wait, cuEventSynchronize, (cu_event event))                                                                \
+    X(event_elapsed, cuEventElapsedTime, (float *ms, cu_event begin, cu_event end))                                                                \
     X(graph_make, cuGraphInstantiateWithFlags, (cu_graph_exec * exec, cu_graph graph, unsigned long long flags))       \
     X(graph_destroy, cuGraphDestroy, (cu_graph graph))                                                                 \
     X(graph_exec_destroy, cuGraphExecDestroy, (cu_graph_exec exec))                                                    \

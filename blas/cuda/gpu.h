@@ -70,6 +70,7 @@ void weights_settle(struct gpu *gpu, struct weights *weights);
 /* All are where they stay: weights_at answers without a call. */
 bool weights_settled(const struct weights *weights);
 uint64_t weights_kept(const struct weights *weights);
+double weights_upload(const struct weights *weights); /* seconds; 0: not all is there yet */
 
 /* ---- launch.c ---- */
 

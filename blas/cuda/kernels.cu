@@ -151,3 +151,4 @@ KERNEL(rope_kv, struct args_rope_kv, 128, 4)
 #include "dot.cuh"
 #include "attend.cuh"
 #include "experts.cuh"
+#include "peak.cuh"

@@ -75,6 +75,9 @@ struct weights {
     struct stage stages[STAGES];
     size_t stage_next;
     bool settled, streams;
+    cu_event begun, ended; /* of the copies of what is kept, with times */
+    bool copying;
+    double upload;
 };
 
 /* ---- ways ---- */
@@ -187,6 +190,8 @@ static bool choose(struct gpu *gpu, struct weights *w, uint64_t room, uint64_t l
 static void take_memory(struct gpu *gpu, struct weights *w)
 {
     uint64_t at = 0;
+    GPU(gpu, event_create, "making an event", &w->begun, CU_EVENT_TIMING);
+    GPU(gpu, event_create, "making an event", &w->ended, CU_EVENT_TIMING);
     w->memory = gpu_alloc(gpu, w->kept_bytes, "weights");
     for (size_t i = 0; i < w->given.count; i++)
         if (w->places[i].kept) {
@@ -248,17 +253,32 @@ static bool pin_place(struct gpu *gpu, struct weights *w, struct place *p)
 
 /* ---- bringing ---- */
 
+/* Around each copy of a place that is kept. */
+static void begin_copy(struct gpu *gpu, struct weights *w)
+{
+    if (!w->copying)
+        GPU(gpu, event_record, "copying weights", w->begun, gpu->transfer);
+    w->copying = true;
+}
+
+static void end_copy(struct gpu *gpu, struct weights *w, struct place *p)
+{
+    GPU(gpu, event_record, "copying weights", p->arrived, gpu->transfer);
+    GPU(gpu, event_record, "copying weights", w->ended, gpu->transfer);
+    p->coming = true;
+}
+
 /* Copies a place whose bytes the driver reads where they are: slice by slice, as they are pinned. */
 static void copy_place(struct gpu *gpu, struct weights *w, struct place *p)
 {
     const uint64_t from = (uint64_t)(p->host - w->given.bytes), to = from + p->length;
+    begin_copy(gpu, w);
     for (uint64_t at = from, next; at < to; at = next) {
         next = (at / CUDA_SLICE_BYTES + 1) * CUDA_SLICE_BYTES;
         next = next < to ? next : to;
         GPU(gpu, copy_in, "copying weights", p->device + (at - from), w->mapping + at, next - at, gpu->transfer);
     }
-    GPU(gpu, event_record, "copying weights", p->arrived, gpu->transfer);
-    p->coming = true;
+    end_copy(gpu, w, p);
 }
 
 struct reading {
@@ -327,7 +347,7 @@ static void close_ring(struct gpu *gpu, struct weights *w)
 
 /* Brings a place through the ring to `to`. A buffer is free when the copy out of it is done: an event that was never recorded
  * counts as done. */
-static void ring_place(struct gpu *gpu, struct weights *w, const struct place *p, cu_pointer to, cu_event arrived)
+static void ring_place(struct gpu *gpu, struct weights *w, const struct place *p, cu_pointer to)
 {
     const uint64_t from = (uint64_t)(p->host - w->given.bytes);
     for (uint64_t at = 0, n; at < p->length && gpu->status == STELE_OK; at += n) {
@@ -339,7 +359,6 @@ static void ring_place(struct gpu *gpu, struct weights *w, const struct place *p
         GPU(gpu, copy_in, "copying weights", to + at, w->ring[i], n, gpu->transfer);
         GPU(gpu, event_record, "copying weights", w->ring_free[i], gpu->transfer);
     }
-    GPU(gpu, event_record, "copying weights", arrived, gpu->transfer);
 }
 
 /* ---- opening and closing ---- */
@@ -417,6 +436,10 @@ void weights_close(struct gpu *gpu, struct weights *w)
         if (w->stages[i].used)
             gpu->driver->event_destroy(w->stages[i].used);
     }
+    if (w->begun)
+        gpu->driver->event_destroy(w->begun);
+    if (w->ended)
+        gpu->driver->event_destroy(w->ended);
     gpu_free(gpu, &w->memory);
     free(w->slices);
     free(w->sorted);
@@ -445,7 +468,8 @@ static cu_pointer stage_place(struct gpu *gpu, struct weights *w, const struct p
     struct stage *s = &w->stages[w->stage_next++ % STAGES];
     s->busy = true;
     GPU(gpu, stream_wait_event, "copying weights", gpu->transfer, s->used, 0);
-    ring_place(gpu, w, p, s->memory, s->arrived);
+    ring_place(gpu, w, p, s->memory);
+    GPU(gpu, event_record, "copying weights", s->arrived, gpu->transfer);
     GPU(gpu, stream_wait_event, "copying weights", gpu->compute, s->arrived, 0);
     return s->memory;
 }
@@ -459,8 +483,9 @@ const void *weights_at(struct gpu *gpu, struct weights *w, const void *host)
     if (!p->device)
         return gpu_address(stage_place(gpu, w, p) + within);
     if (p->kept && !p->coming) {
-        ring_place(gpu, w, p, p->device, p->arrived);
-        p->coming = true;
+        begin_copy(gpu, w);
+        ring_place(gpu, w, p, p->device);
+        end_copy(gpu, w, p);
     }
     if (p->kept && !p->waited) {
         GPU(gpu, stream_wait_event, "copying weights", gpu->compute, p->arrived, 0);
@@ -487,6 +512,9 @@ void weights_settle(struct gpu *gpu, struct weights *w)
         return;
     for (size_t i = 0; i < w->given.count; i++)
         w->places[i].waited = true;
+    float ms = 0;
+    if (w->copying && GPU(gpu, event_elapsed, "copying weights", &ms, w->begun, w->ended))
+        w->upload = 1e-3 * (double)ms;
     unpin(gpu, w, false);
     if (!w->streams)
         close_ring(gpu, w);
@@ -501,4 +529,9 @@ bool weights_settled(const struct weights *w)
 uint64_t weights_kept(const struct weights *w)
 {
     return w->kept_bytes;
+}
+
+double weights_upload(const struct weights *w)
+{
+    return w->upload;
 }

@@ -603,7 +603,7 @@ int main(void)
                  {"experts", routers_and_experts_are_the_cpus, TENSOR_TYPES},
                  {"routes", hostile_routes_are_the_cpus, 1},
                  {"gate", gate_is_the_cpus, TENSOR_TYPES}};
-    rounds = getenv("STELE_FAST") ? 5 : 20;
+    rounds = getenv("STELE_ROUNDS") ? atoi(getenv("STELE_ROUNDS")) : getenv("STELE_FAST") ? 5 : 20;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         TCase *tc = tcase_create(cases[i].name);
         tcase_set_timeout(tc, 300);

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #include "args.h"
 #include "driver.h"
@@ -127,6 +128,7 @@ static cu_result count_call(uint64_t *calls, uint64_t fails, cu_result with)
 struct cu_event {
     struct cu_stream *stream; /* of the last record; NULL: none */
     uint64_t ticket;
+    double time; /* when it was reached */
 };
 
 enum work_kind { WORK_KERNEL, WORK_COPY, WORK_SET, WORK_RECORD, WORK_WAIT };
@@ -142,6 +144,7 @@ struct work {
     unsigned char byte;
     struct cu_stream *stream; /* whose work comes first, up to the ticket */
     uint64_t ticket;
+    struct cu_event *event; /* that is recorded; it outlives its work, as the library has it */
 };
 
 struct cu_graph {
@@ -206,6 +209,13 @@ static void open_memory(bool open)
         abort();
 }
 
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
 static void drain(struct cu_stream *stream, uint64_t ticket);
 
 static void do_work(struct cu_stream *stream, const struct work *w)
@@ -222,6 +232,8 @@ static void do_work(struct cu_stream *stream, const struct work *w)
         break;
     case WORK_RECORD:
         stream->reached = w->ticket;
+        if (w->event)
+            w->event->time = now();
         break;
     case WORK_WAIT:
         drain(w->stream, w->ticket);
@@ -616,13 +628,20 @@ cu_result cuEventRecord(cu_event event, cu_stream stream)
 {
     event->stream = stream;
     event->ticket = ++stream->tickets;
-    return put(stream, (struct work){.kind = WORK_RECORD, .ticket = event->ticket});
+    return put(stream, (struct work){.kind = WORK_RECORD, .ticket = event->ticket, .event = event});
 }
 
 cu_result cuEventSynchronize(cu_event event)
 {
     if (!has.broken && event->stream)
         finish_stream(event->stream, event->ticket);
+    return has.broken;
+}
+
+/* Of events of a stream that was waited for. */
+cu_result cuEventElapsedTime(float *ms, cu_event begin, cu_event end)
+{
+    *ms = (float)(1e3 * (end->time - begin->time));
     return has.broken;
 }
 

@@ -275,4 +275,19 @@ def an_image_cut_short_while_it_is_brought_is_damage():
     assert p.returncode == 4 and b"cut short" in err, (p.returncode, err)
 
 
+@slow
+def the_script_for_machines_with_a_gpu_runs_and_finds_the_bits():
+    place = fresh("gpu-check")
+    for name in ("stele", "stele-convert", "libstele-cuda.so", "libcuda.so.1", "bench_gpu"):
+        shutil.copy(EMULATE / name, place / name)
+    shutil.copy(ROOT / "scripts" / "gpu-check", place)
+    r = call([place / "gpu-check", "--small", "--work", place / "work"], env={"STELE_FAKE_CUDA": "register=1"}).exits(0)
+    assert r.text.splitlines()[-1].endswith(" passed, 0 failed") and r.text.count("the CPU's bits") >= 20, r.text
+    rows = [json.loads(line) for line in (place / "work" / "results.json").read_text().splitlines()]
+    assert [x["weights"] for x in rows] == ["q8", "q4", "bf16"] and all(x["map"] == "register" for x in rows)
+    assert all(set(x["decode"]) == {"1", "8", "32"} and x["prefill_s"] > 0 and x["upload_s"] > 0 for x in rows), rows
+    none = call([place / "gpu-check", "--small", "--work", place / "none"], env={"STELE_FAKE_CUDA": "devices=0"})
+    none.exits(1, "no cuda:0 on this machine; nothing was checked")
+
+
 finish()
