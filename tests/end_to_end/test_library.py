@@ -259,7 +259,7 @@ if not SAN:
         options = (ctypes.c_uint64 * 10)()
         open_session = lambda o: lib.stele_session_open(ctypes.byref(session), img, o, ctypes.byref(err))  # noqa: E731
         assert open_session(None) == 0 and open_session(options) == 0, err.text
-        for word in range(4, 10):
+        for word in range(6, 10):
             options[word] = 1
             assert open_session(options) == 2 and b"stele_options" in err.text and not session.value, (word, err.text)
             options[word] = 0
