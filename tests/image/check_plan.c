@@ -290,7 +290,7 @@ START_TEST(bytes_of_a_tensor_are_0_where_its_shape_is_out_of_range_and_never_ove
                 }
     ck_assert_uint_eq(tensor_bytes(TENSOR_F32, LAYOUT_PANELS, 17, 33), 2 * 64 * 16 * 4);
     ck_assert_uint_eq(tensor_bytes(TENSOR_Q8, LAYOUT_PANELS, 16, 256), 256 + 4096);
-    ck_assert_uint_eq(tensor_bytes(TENSOR_Q4, LAYOUT_PANELS, 16, 257), 256 + 2048 + 64 + 256);
+    ck_assert_uint_eq(tensor_bytes(TENSOR_Q4, LAYOUT_PANELS, 16, 257), 64 + 256 + 2048 + 64 + 256);
     ck_assert_uint_eq(tensor_bytes(TENSOR_MXFP4, LAYOUT_PANELS, 16, 257), 128 + 2048 + 64 + 256);
     ck_assert_uint_eq(tensor_bytes(TENSOR_F32, LAYOUT_VECTOR, 1, 7), 28);
     ck_assert_uint_eq(tensor_bytes(TENSOR_F32, LAYOUT_VECTOR, 2, 7), 0);
@@ -315,7 +315,8 @@ START_TEST(every_number_of_a_panel_has_a_place_of_its_own)
                     size_t weight = at + block_weight(type, groups, row, inside);
                     ck_assert(weight < bytes && weight >= at + block_scale_bytes(type, groups));
                     ck_assert(!taken[2 * weight + (type_nibbles(type) && inside & 4)]++);
-                    ck_assert_uint_le(block_scale(type, row, inside / GROUP) + (type == TENSOR_MXFP4 ? 1 : 2),
+                    ck_assert_uint_ge(at, panel_head_bytes(type));
+                    ck_assert_uint_le(block_scale(type, row, inside * type_scales(type) / GROUP) + (type == TENSOR_Q8 ? 2 : 1),
                                       block_scale_bytes(type, groups));
                 }
             free(taken);
