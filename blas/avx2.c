@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The table for AVX2, FMA and F16C. A vector is half a panel. Products of bytes are vpmaddubsw's, w
  * unsigned, x signed, pairs added in 16 bits: with whole bytes that would saturate, with four bits
- * it has room for a group. So a q8 byte is taken as 16 * high + low (as fast as vpmaddwd on w
- * widened to 16 bits, and x stays as it lies). */
+ * it has room for a group, with the six of q4's book for two lines. So a q8 byte is taken as 16 *
+ * high + low (as fast as vpmaddwd on w widened to 16 bits, and x stays as it lies). */
 #include <cpuid.h>
 #include <immintrin.h>
 
@@ -14,12 +14,13 @@
 #define BF16_ROWS 5
 #define Q8_ROWS 2
 #define Q4_ROWS 4
+#define ROWS_MAX 4
 #define CODE_ROWS 2
 #define Q8_PLANES 2
 #define Q8_SIGNED 0
 #define MATRIX 0
 #define CODE_HALVES 2
-#define PAIR_LINES 2
+#define Q4_WORDS 1
 
 /* 16 registers hold 12 accumulators of float (10 where bf16 is parted), or 8 of integers. */
 /* clang-format off */
@@ -283,22 +284,37 @@ static inline vec quad_end(const bits sum[2], int16_t times, const int32_t *star
     return _mm256_castsi256_ps(all);
 }
 
-static inline bits bits_splat(const int32_t *p)
+static inline vec vec_of_ints(bits v)
 {
-    return _mm256_set1_epi32(*p);
+    return _mm256_cvtepi32_ps(v);
 }
 
-static inline vec vec_of_bits(bits v)
+/* LANES int8 numbers, each in both words of a lane. */
+static inline bits words_s8(const void *p)
 {
-    return _mm256_castsi256_ps(v);
+    bits v = _mm256_cvtepi8_epi32(_mm_loadl_epi64(p));
+    return _mm256_blend_epi16(v, _mm256_slli_epi32(v, 16), 0xaa);
 }
 
-/* Weights up to 63: four products of at most 63 * 128 fit in 16 bits. */
-static inline bits pair_add(bits sum, bits w[PAIR_LINES][2], const int8_t *x)
+/* Of the former's results: 32 times the first in the lower words, 32 times the second in the upper ones. */
+static inline bits words_join(bits first, bits second)
 {
-    bits words = _mm256_add_epi16(_mm256_maddubs_epi16(w[0][0], quad_splat(x)),
-                                  _mm256_maddubs_epi16(w[1][0], quad_splat(x + 4)));
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(words, _mm256_set1_epi16(1)));
+    return _mm256_slli_epi16(_mm256_blend_epi16(first, second, 0xaa), 5);
+}
+
+static inline bits words_begin(bits both, const int32_t *start)
+{
+    return _mm256_madd_epi16(both, _mm256_set1_epi32(*start));
+}
+
+/* sum + scale * the products of 8 k; w at most 63, so that four of them, each at most 63 * 128, fit in 16 bits. */
+static inline bits words_add(bits sum, bits w0, bits w1, const int8_t *x, bits scale)
+{
+    bits words = _mm256_add_epi16(_mm256_maddubs_epi16(w0, quad_splat(x)),
+                                  _mm256_maddubs_epi16(w1, quad_splat(x + 4)));
+    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(words, scale));
+    __asm__("" : "+x"(sum));
+    return sum;
 }
 
 #include "tile.inc"

@@ -12,12 +12,13 @@
 #define BF16_ROWS 12
 #define Q8_ROWS 6
 #define Q4_ROWS 6
+#define ROWS_MAX 6
 #define CODE_ROWS 6
 #define Q8_PLANES 1
 #define Q8_SIGNED 0
 #define MATRIX 0
 #define CODE_HALVES 1
-#define PAIR_LINES 1
+#define Q4_WORDS 0
 
 /* 32 registers hold 24 accumulators of float, or 12 and as many of integers. Four panels are for
  * rows that wait for memory. */
@@ -26,11 +27,11 @@
     T(1, 1) T(1, 2) T(1, 3) T(1, 4) T(1, 5) T(1, 6) T(1, 7) T(1, 8) T(1, 9) T(1, 10) T(1, 11) T(1, 12) \
     T(2, 1) T(2, 2) T(2, 3) T(2, 4) T(2, 5) T(2, 6) T(2, 7) T(2, 8) T(2, 9) T(2, 10) T(2, 11) T(2, 12) \
     T(4, 1) T(4, 2)
-#define Q4_TILES(T)                                                                                    \
+#define Q8_TILES(T)                                                                                    \
     T(1, 1) T(1, 2) T(1, 3) T(1, 4) T(1, 5) T(1, 6)                                                    \
     T(2, 1) T(2, 2) T(2, 3) T(2, 4) T(2, 5) T(2, 6)
-#define Q8_TILES(T) Q4_TILES(T)
-#define CODE_TILES(T) Q4_TILES(T)
+#define Q4_TILES(T) Q8_TILES(T)
+#define CODE_TILES(T) Q8_TILES(T)
 /* clang-format on */
 
 typedef __m512 vec;
@@ -263,19 +264,9 @@ static inline vec quad_end(const bits sum[2], int16_t times, const int32_t *star
     return _mm512_castsi512_ps(sum[0]);
 }
 
-static inline bits bits_splat(const int32_t *p)
+static inline vec vec_of_ints(bits v)
 {
-    return _mm512_set1_epi32(*p);
-}
-
-static inline vec vec_of_bits(bits v)
-{
-    return _mm512_castsi512_ps(v);
-}
-
-static inline bits pair_add(bits sum, bits w[PAIR_LINES][2], const int8_t *x)
-{
-    return quad_add(sum, w[0][0], quad_splat(x));
+    return _mm512_cvtepi32_ps(v);
 }
 
 #include "tile.inc"

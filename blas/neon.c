@@ -16,6 +16,7 @@
 #define BF16_ROWS 5
 #define Q8_ROWS 4
 #define Q4_ROWS 4
+#define ROWS_MAX 4
 #define CODE_ROWS 4
 #define Q8_PLANES 1
 #ifdef __ARM_FEATURE_MATMUL_INT8
@@ -26,7 +27,7 @@
 #define MATRIX 0
 #endif
 #define CODE_HALVES 1
-#define PAIR_LINES 1
+#define Q4_WORDS 0
 
 /* 32 registers hold 24 accumulators of float (20 where bf16 is parted), or 16 of integers, while
  * those of float wait in memory for the end of the group. */
@@ -34,9 +35,9 @@
 #define FLOAT_TILES(T)                              \
     T(1, 1) T(1, 2) T(1, 3) T(1, 4) T(1, 5) T(1, 6) \
     T(2, 1) T(2, 2) T(2, 3)
-#define Q4_TILES(T) T(1, 1) T(1, 2) T(1, 3) T(1, 4)
-#define Q8_TILES(T) Q4_TILES(T)
-#define CODE_TILES(T) Q4_TILES(T)
+#define Q8_TILES(T) T(1, 1) T(1, 2) T(1, 3) T(1, 4)
+#define Q4_TILES(T) Q8_TILES(T)
+#define CODE_TILES(T) Q8_TILES(T)
 /* clang-format on */
 
 typedef float32x4_t vec;
@@ -308,19 +309,9 @@ static inline vec quad_end(const bits sum[2], int16_t times, const int32_t *star
     return vreinterpretq_f32_s32(sum[0]);
 }
 
-static inline bits bits_splat(const int32_t *p)
+static inline vec vec_of_ints(bits v)
 {
-    return vld1q_dup_s32(p);
-}
-
-static inline vec vec_of_bits(bits v)
-{
-    return vreinterpretq_f32_s32(v);
-}
-
-static inline bits pair_add(bits sum, bits w[PAIR_LINES][2], const int8_t *x)
-{
-    return quad_add(sum, w[0][0], quad_splat(x));
+    return vcvtq_f32_s32(v);
 }
 
 #if MATRIX
