@@ -52,12 +52,11 @@ for model in ["smollm2-135m", *LARGER]:
 
         @slow(needs=needs)
         def real_models_continue_text_as_transformers_does(checkpoint=checkpoint, golden=golden, run=run):
-            # A chat prompt is what the template gave, so nothing is added to it.
-            bare = ["--bare"] if run["kind"] == "chat" else []
-            ids = stele("tokenize", image(checkpoint), *bare, "-", stdin=prompt_text(run)).exits(0).ids
-            assert ids == run["prompt_ids"], run["kind"]
-            r = stele("run", image(checkpoint), "--raw", *bare, "-n", tokens_max(run), "--print", "json", *GREEDY, "-",
-                      stdin=prompt_text(run), timeout=HOUR)  # fmt: skip
+            how, stdin = (["--raw", "-"], prompt_text(run)) if run["kind"] != "chat" else \
+                (["--messages", "-"], json.dumps(run["messages"]).encode())  # fmt: skip
+            assert stele("tokenize", image(checkpoint), *how, stdin=stdin).exits(0).ids == run["prompt_ids"], run["kind"]
+            r = stele("run", image(checkpoint), "-n", tokens_max(run), "--print", "json", *GREEDY, *how, stdin=stdin,
+                      timeout=HOUR)  # fmt: skip
             answer, n = json.loads(r.exits(0).out), decided(run, golden)
             assert answer["prompt_tokens"] == len(run["prompt_ids"]), run["kind"]
             assert answer["ids"][:n] == run["greedy_ids"][:n], (run["kind"], answer["ids"])
