@@ -51,10 +51,12 @@ RUNTIME := $(patsubst %.c,$(B)/%.o,$(filter-out runtime/stele.c runtime/cmd.c ru
 COMMAND := $(patsubst %.c,$(B)/%.o,$(wildcard runtime/stele.c runtime/cmd.c runtime/cmd_*.c runtime/guard.c runtime/stats.c runtime/windows.c))
 CONVERT := $(patsubst %.c,$(B)/%.o,$(filter-out convert/stele-%.c,$(wildcard convert/*.c convert/families/*.c)))
 PULL    := $(patsubst %.c,$(B)/%.o,$(wildcard convert/pull/*.c))
-CHECKS  := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/*/check_*.c))
+# The emulation of GPUs goes from stack to stack, which no sanitizer follows.
+CHECKS  := $(patsubst tests/%.c,$(B)/tests/%,$(filter-out $(if $(SAN),tests/cuda/%),$(wildcard tests/*/check_*.c)))
 BENCHES := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/*/bench_*.c))
 # test_neon.py builds for aarch64 by itself: on such a machine all the other tests are about it.
-SCRIPTS := $(filter-out $(if $(SAN)$(filter-out x86_64,$(MACHINE)),tests/end_to_end/test_neon.py),$(wildcard tests/*/test_*.py))
+SCRIPTS := $(filter-out $(if $(SAN)$(filter-out x86_64,$(MACHINE)),tests/end_to_end/test_neon.py) \
+             $(if $(SAN),tests/cuda/%),$(wildcard tests/*/test_*.py))
 
 # Debian's libonig-dev can be there for one machine only: the other one's library is named by its file.
 RUNTIME_LIBS := -lxxhash -lutf8proc $(if $(CROSS),-l:libonig.so.5,-lonig) -lm
@@ -165,7 +167,7 @@ E := $(B)/emulate
 EMULATED := $(E)/stele $(E)/stele-convert $(E)/libstele-cuda.so $(E)/libcuda.so.1 $(E)/bench_gpu
 
 $(E)/%.o: private CFLAGS_ALL += -Iblas/cuda -DCUDA_SLICE_BYTES=65536 -DCUDA_RING_BYTES=16384 -DCUDA_SMALL_BYTES=2048 \
-                         -DCUDA_PEAK_BYTES=65536 -DCUDA_PEAK_PRODUCTS=2
+                         -DCUDA_PEAK_BYTES=65536 -DCUDA_PEAK_PRODUCTS=2 -DCUDA_SPARE_BYTES=0ull
 
 $(E)/%.o: %.c Makefile
 	@mkdir -p $(@D)
@@ -214,7 +216,7 @@ setup:
 test check-fast:
 	@scripts/setup --tests
 	-@scripts/setup --tests --cross
-	@$(MAKE) --no-print-directory all $(CHECKS) emulated
+	@$(MAKE) --no-print-directory all $(CHECKS) $(if $(SAN),,emulated)
 	@$(if $(filter check-fast,$@),STELE_FAST=1) $(RUN_TESTS)
 
 # Images of f32 weights take up to 6 GB, so they lie beside the checkpoints.

@@ -14,7 +14,8 @@ struct cuda_found {
     double memory;    /* bytes a second that a kernel reads of the device's memory, measured */
     double products;  /* int8 multiply-adds a second by mma alone, measured; and with the scales of q8 */
     double products_scaled;
-    const char *reach; /* the way of reaching an image on a disk's file system that works here: host, register or ring */
+    const char
+        *reach; /* the way of reaching an image on a disk's file system that works here: host, register or ring */
     char why[512];     /* why not the ones before it, by attributes; "" where it is the first */
 };
 

@@ -15,8 +15,8 @@ static enum stele_status print_gpu(uint32_t index, struct stele_error *err)
         return status;
     printf("cuda:%u  %s, compute capability %u.%u, %.1f of %.1f GiB free\n", index, gpu.name, gpu.major, gpu.minor,
            (double)gpu.free_bytes / (1 << 30), (double)gpu.bytes / (1 << 30));
-    printf("        bus %.4g GB/s, memory %.4g GB/s, int8 %.4g Tmac/s, with scales %.4g\n", gpu.bus * 1e-9, gpu.memory * 1e-9,
-           gpu.products * 1e-12, gpu.products_scaled * 1e-12);
+    printf("        bus %.4g GB/s, memory %.4g GB/s, int8 %.4g Tmac/s, with scales %.4g\n", gpu.bus * 1e-9,
+           gpu.memory * 1e-9, gpu.products * 1e-12, gpu.products_scaled * 1e-12);
     printf("        map %s", gpu.map);
     if (gpu.why[0])
         printf(" (%s)", gpu.why);
@@ -43,8 +43,10 @@ int cmd_devices(int argc, char **argv)
 const struct verb verb_devices = {
     .name = "devices",
     .synopsis = "",
-    .about = "Lists what --device can name. Of a GPU: its memory; what was just measured of its bus, of reading its memory and of\n"
-             "int8 multiply-adds, alone and with the scales of q8; and how it reaches the weights of an image on disk, with\n"
+    .about = "Lists what --device can name. Of a GPU: its memory; what was just measured of its bus, of reading its "
+             "memory and of\n"
+             "int8 multiply-adds, alone and with the scales of q8; and how it reaches the weights of an image on disk, "
+             "with\n"
              "the reason where that is not the best way. Says on standard error why there is no GPU.\n"
              "STELE_CUDA_MAP=host|register|remap|ring forces a way for any verb; all give the same bits.",
     .run = cmd_devices,

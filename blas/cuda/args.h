@@ -49,8 +49,9 @@ enum cuda_kernel {
 };
 
 enum {
-    DOT_ITEMS = 256, /* sums of blocks that a block of the dot kernels keeps, for each row: divided by the rows of a tile */
-    MMA_PANELS = 8,  /* panels and rows that one block of the mma kernels makes */
+    DOT_ITEMS =
+        256, /* sums of blocks that a block of the dot kernels keeps, for each row: divided by the rows of a tile */
+    MMA_PANELS = 8, /* panels and rows that one block of the mma kernels makes */
     MMA_ROWS = 32,
     ATTEND_HEADS = 4, /* query heads that one block attends for: a warp each */
     DOT_TILES_MAX = 1 << 30,
@@ -62,8 +63,8 @@ struct rows_at {
     uint64_t stride;
 };
 
-/* Work of the experts, which the host does not know: a tile is up to `rows` entries of `pairs` that one expert has. Entry
- * p = row * top + i stands for the i-th of a row's experts. */
+/* Work of the experts, which the host does not know: a tile is up to `rows` entries of `pairs` that one expert has.
+ * Entry p = row * top + i stands for the i-th of a row's experts. */
 struct tile {
     uint32_t expert, from, count;
 };

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Attention (NUMBERS.md): a warp a query head, the places of a KV block being 2 * lane and 2 * lane + 1, and the numbers of
- * a value likewise. Included by kernels.cu.
+/* Attention (NUMBERS.md): a warp a query head, the places of a KV block being 2 * lane and 2 * lane + 1, and the
+ * numbers of a value likewise. Included by kernels.cu.
  *
  * The running result of a head stands in its row of `out`; each lane reads what it wrote itself. */
 

@@ -12,7 +12,13 @@
 #define CUDA_PEAK_PRODUCTS 4096   /* rounds of the products' loop */
 #endif
 
-enum { BUS_BYTES = 64 << 20, BUS_ROUNDS = 5, PEAK_BYTES = CUDA_PEAK_BYTES, PEAK_PRODUCTS = CUDA_PEAK_PRODUCTS, PEAK_ROUNDS = 5 };
+enum {
+    BUS_BYTES = 64 << 20,
+    BUS_ROUNDS = 5,
+    PEAK_BYTES = CUDA_PEAK_BYTES,
+    PEAK_PRODUCTS = CUDA_PEAK_PRODUCTS,
+    PEAK_ROUNDS = 5
+};
 
 static enum stele_status count_gpus(int *count, struct stele_error *err)
 {
@@ -82,7 +88,8 @@ static void measure_kernels(struct gpu *gpu, struct cuda_found *out)
     cu_pointer memory = gpu_alloc(gpu, PEAK_BYTES, "measuring memory");
     GPU(gpu, set, "measuring", memory, 0, PEAK_BYTES, gpu->compute);
     if (gpu->status == STELE_OK) {
-        struct args_peak a = {.words = gpu_address(memory), .count = PEAK_BYTES / 16, .out = gpu_address(memory), .never = 1};
+        struct args_peak a = {
+            .words = gpu_address(memory), .count = PEAK_BYTES / 16, .out = gpu_address(memory), .never = 1};
         a.blocks = 8 * (uint32_t)processors;
         out->memory = PEAK_BYTES / time_kernel(gpu, l, KERNEL_peak_read, &a);
         a.blocks = 4 * (uint32_t)processors;

@@ -8,7 +8,8 @@
  * The device's memory, all of it had at opening:
  *
  *     kv | slots | integers and scales of activations | step | logits of a router | experts: pairs, tiles, gated, down
- *        | KV blocks' results (attention in parts) | what logits and embeddings pass through | fault, used experts | weights */
+ *        | KV blocks' results (attention in parts) | what logits and embeddings pass through | fault, used experts
+ *        | weights */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +18,10 @@
 #include "gpu.h"
 #include "cuda_library.h"
 #include "numbers.h"
+
+#ifndef CUDA_SPARE_BYTES
+#define CUDA_SPARE_BYTES (256ull << 20) /* left for what the driver needs: graphs, stacks */
+#endif
 
 enum {
     GRAPH_ROWS = 64,           /* steps of up to so many rows become graphs */
@@ -75,8 +80,8 @@ cu_pointer gpu_alloc(struct gpu *gpu, uint64_t bytes, const char *what)
     cu_result result = gpu->driver->memory_alloc(&pointer, bytes);
     if (result == CU_OUT_OF_MEMORY && !gpu->driver->memory_info(&free_bytes, &total))
         gpu->status = stele_fail(&gpu->error, STELE_SYSTEM,
-                                 "out of memory on the GPU: %s need %" PRIu64 " bytes, %zu of %zu are free", what, bytes,
-                                 free_bytes, total);
+                                 "out of memory on the GPU: %s need %" PRIu64 " bytes, %zu of %zu are free", what,
+                                 bytes, free_bytes, total);
     else
         gpu_ok(gpu, result, "reserving memory");
     return gpu->status == STELE_OK ? pointer : 0;
@@ -113,8 +118,8 @@ static uint64_t kv_blocks(const struct blas_setup *s)
 static uint64_t input_bytes(const struct blas_setup *s)
 {
     uint64_t sequences = s->sequences < s->rows_max ? s->sequences : s->rows_max;
-    return round_up(s->rows_max * sizeof(struct step_row), 64) + round_up(s->rows_max * s->rope_numbers * sizeof(float), 64) +
-           sequences * kv_blocks(s) * sizeof(uint32_t);
+    return round_up(s->rows_max * sizeof(struct step_row), 64) +
+           round_up(s->rows_max * s->rope_numbers * sizeof(float), 64) + sequences * kv_blocks(s) * sizeof(uint32_t);
 }
 
 static cu_pointer scratch(struct blas_device *d, uint64_t bytes)
@@ -127,7 +132,8 @@ static void take_memory(struct blas_device *d)
 {
     const struct blas_setup *s = &d->setup;
     const uint64_t pairs = s->rows_max * (s->top_max ? s->top_max : 1), k32 = round_up(s->k_max, GROUP);
-    const uint64_t head_bytes = s->heads_max * (s->head_dim_max + 2) * sizeof(float), vocabulary = s->vocabulary * sizeof(float);
+    const uint64_t head_bytes = s->heads_max * (s->head_dim_max + 2) * sizeof(float),
+                   vocabulary = s->vocabulary * sizeof(float);
     d->kv = gpu_alloc(&d->gpu, s->kv_bytes, "keys and values");
     d->slots = scratch(d, s->scratch_numbers * sizeof(float));
     d->q = scratch(d, pairs * k32);
@@ -139,7 +145,8 @@ static void take_memory(struct blas_device *d)
         d->gated = scratch(d, pairs * s->expert_width * sizeof(float));
         d->down = scratch(d, pairs * s->expert_width * sizeof(float));
     }
-    d->kept_blocks = head_bytes && KEPT_BYTES / head_bytes < 32 * kv_blocks(s) ? KEPT_BYTES / head_bytes : 32 * kv_blocks(s);
+    d->kept_blocks =
+        head_bytes && KEPT_BYTES / head_bytes < 32 * kv_blocks(s) ? KEPT_BYTES / head_bytes : 32 * kv_blocks(s);
     d->kept = scratch(d, d->kept_blocks * head_bytes);
     d->input = twin_make(&d->gpu, input_bytes(s), "steps");
     d->bounce = twin_make(&d->gpu, vocabulary > BOUNCE_BYTES ? vocabulary : BOUNCE_BYTES, "logits");
@@ -154,6 +161,7 @@ static void close_context(struct blas_device *d)
     struct gpu *gpu = &d->gpu;
     if (!gpu->context)
         return;
+    gpu->driver->context_set(gpu->context); /* the caller may be another thread than the one that opened it */
     if (gpu->compute)
         gpu->driver->stream_wait(gpu->compute);
     weights_close(gpu, d->weights);
@@ -181,8 +189,9 @@ static void cuda_close(struct blas_device *d)
 }
 
 /* A device that reaches its weights in one way. *refused: another way may do. */
-static enum stele_status open_reach(struct blas_device **out, const struct driver *driver, const struct blas_setup *setup,
-                                    int device, enum reach reach, bool *refused, struct stele_error *err)
+static enum stele_status open_reach(struct blas_device **out, const struct driver *driver,
+                                    const struct blas_setup *setup, int device, enum reach reach, bool *refused,
+                                    struct stele_error *err)
 {
     *out = NULL;
     *refused = false;
@@ -207,7 +216,9 @@ static enum stele_status open_reach(struct blas_device **out, const struct drive
     take_memory(d);
     GPU(gpu, memory_info, "asking for its memory", &free_bytes, &total);
     if (gpu->status == STELE_OK)
-        d->weights = weights_open(gpu, &setup->weights, reach, free_bytes, setup->limit, refused);
+        d->weights =
+            weights_open(gpu, &setup->weights, reach, free_bytes > CUDA_SPARE_BYTES ? free_bytes - CUDA_SPARE_BYTES : 0,
+                         setup->limit, refused);
     if (gpu->status == STELE_OK) {
         *out = d;
         return STELE_OK;
@@ -227,8 +238,9 @@ static enum stele_status forced_reach(enum reach *out, struct stele_error *err)
     for (enum reach r = 0; r < REACHES; r++)
         if (!strcmp(name, reach_names[r]))
             *out = r;
-    return *out != REACHES ? STELE_OK
-                           : stele_fail(err, STELE_USAGE, "STELE_CUDA_MAP=%s: it is host, register, remap or ring", name);
+    return *out != REACHES
+               ? STELE_OK
+               : stele_fail(err, STELE_USAGE, "STELE_CUDA_MAP=%s: it is host, register, remap or ring", name);
 }
 
 static enum stele_status find_device(const struct driver **driver, int ordinal, int *device, struct stele_error *err)
@@ -275,8 +287,8 @@ static enum stele_status cuda_open(struct blas_device **out, const struct blas_s
 
 static struct blas_memory cuda_memory(const struct blas_device *d)
 {
-    return (struct blas_memory){d->setup.kv_bytes, d->scratch_bytes, weights_kept(d->weights), weights_upload(d->weights),
-                                d->name, reach_names[d->reach]};
+    return (struct blas_memory){d->setup.kv_bytes,          d->scratch_bytes, weights_kept(d->weights),
+                                weights_upload(d->weights), d->name,          reach_names[d->reach]};
 }
 
 static size_t cuda_threads(const struct blas_device *d)
@@ -409,7 +421,9 @@ static enum stele_status cuda_finish(struct blas_device *d, struct blas_fault *f
 
 static struct rows_at rows_at(const struct blas_device *d, struct blas_view view, size_t first)
 {
-    return (struct rows_at){(float *)gpu_address(d->slots + (view.offset + (d->step->first + first) * view.stride) * sizeof(float)), view.stride};
+    return (struct rows_at){
+        (float *)gpu_address(d->slots + (view.offset + (d->step->first + first) * view.stride) * sizeof(float)),
+        view.stride};
 }
 
 static const void *at(struct blas_device *d, const void *host)
@@ -728,7 +742,8 @@ static void cuda_gate(struct blas_device *d, const struct op_gate *op)
     weights_release(&d->gpu, d->weights);
 }
 
-/* Where the op's used experts are marked, to be told when the step is done. Ops beyond those of any model share a place. */
+/* Where the op's used experts are marked, to be told when the step is done. Ops beyond those of any model share a
+ * place. */
 static uint8_t *used_at(struct blas_device *d, const struct op_experts *op)
 {
     const size_t i = d->experts_ops < EXPERTS_OPS_MAX ? d->experts_ops++ : EXPERTS_OPS_MAX - 1;
@@ -758,7 +773,8 @@ static struct args_group group_rows(struct blas_device *d, const struct op_exper
 }
 
 /* A product of each entry with its expert's matrix; results in rows of `out` by entry. */
-static void run_bank(struct blas_device *d, struct args_dot *a, const struct blas_bank *bank, const struct args_group *g)
+static void run_bank(struct blas_device *d, struct args_dot *a, const struct blas_bank *bank,
+                     const struct args_group *g)
 {
     a->bank_stride = bank->stride;
     a->bias_stride = a->n_panels * PANEL_ROWS;

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Products of panels with rows of activations; included by kernels.cu.
  *
- * dot_TYPE_M is for few rows, M at a time: it is bound by reading the panels. Four lanes share a block of 256 along k, four
- * of its 16 rows each, and read 16 bytes at a time; each chain stays in one lane. The sums of blocks meet in shared memory,
- * where one thread for each number adds them upwards:
+ * dot_TYPE_M is for few rows, M at a time: it is bound by reading the panels. Four lanes share a block of 256 along k,
+ * four of its 16 rows each, and read 16 bytes at a time; each chain stays in one lane. The sums of blocks meet in
+ * shared memory, where one thread for each number adds them upwards:
  *
- *     item (panel, block) -> lanes 4i .. 4i + 3: chains of M rows -> sums[panel][block][row of x][16] -> added -> finish
+ *     item (panel, block) -> lanes 4i .. 4i + 3: chains of M rows -> sums[panel][block][row of x][16] -> finish
  *
- * mma_TYPE is for many rows: a group of 32 along k is one mma, the weights being its 16 rows, which panels have as well. A
- * warp has two panels and 32 rows of x; blocks of 256 come one after another. */
+ * mma_TYPE is for many rows: a group of 32 along k is one mma, the weights being its 16 rows, which panels have as
+ * well. A warp has two panels and 32 rows of x; blocks of 256 come one after another. */
 
 /* The tile of rows that this block works on; `rows` is its most. */
 DEVICE struct tile tile_of(const struct args_dot *a, uint32_t index, uint32_t rows)
@@ -40,8 +40,8 @@ DEVICE float gated(int gate, float g, float up, float limit)
 }
 
 /* NUMBERS.md, "Linear ops": what follows the product y of row `row16` of a panel; `up` is that of the next panel. */
-DEVICE void finish(const struct args_dot *a, const struct tile *t, uint32_t row, uint32_t panel, uint32_t row16, float y,
-                   float up)
+DEVICE void finish(const struct args_dot *a, const struct tile *t, uint32_t row, uint32_t panel, uint32_t row16,
+                   float y, float up)
 {
     const uint32_t column = (a->gate >= 0 ? panel / 2 : panel) * PANEL_ROWS + row16;
     if (a->bias) {
@@ -78,8 +78,8 @@ DEVICE uint32_t signed_q8(uint32_t stored)
     return stored ^ 0x80808080u;
 }
 
-/* The eight codes of a word as signed bytes: the word's low four bits of each byte, and the high ones. The codes' integers
- * are the 16 bytes of `table`. */
+/* The eight codes of a word as signed bytes: the word's low four bits of each byte, and the high ones. The codes'
+ * integers are the 16 bytes of `table`. */
 DEVICE void signed_nibbles(uint32_t stored, const uint32_t table[4], uint32_t out[2])
 {
     uint32_t halves[2];
@@ -120,7 +120,8 @@ DEVICE float row_scaled(enum tensor_type type, const uint8_t *panel, uint32_t ro
 }
 
 /* A group of a row times its activations, the integers summed over both halves; before the activations' scale. */
-DEVICE float group_product(enum tensor_type type, const uint8_t *block, uint32_t row, uint32_t g, int32_t first, int32_t second)
+DEVICE float group_product(enum tensor_type type, const uint8_t *block, uint32_t row, uint32_t g, int32_t first,
+                           int32_t second)
 {
     if (type == TENSOR_Q4)
         return (float)(q4_scale_of(block, row, 2 * g) * first + q4_scale_of(block, row, 2 * g + 1) * second);
@@ -263,11 +264,12 @@ DEVICE void dot_item(const struct args_dot *a, enum tensor_type type, const uint
     }
 }
 
-/* A block of `span` panels and up to m rows. Blocks along k come in rounds of as many as `sums` has room for; more than one
- * round means two panels at most, and so two numbers for each thread. */
+/* A block of `span` panels and up to m rows. Blocks along k come in rounds of as many as `sums` has room for; more than
+ * one round means two panels at most, and so two numbers for each thread. */
 DEVICE void dot_rows(const struct args_dot *a, enum tensor_type type, int m, float *sums /* [DOT_ITEMS * 16] */)
 {
-    const uint32_t thread = thread_index(), numbers = (uint32_t)m * PANEL_ROWS, first = block_index() / a->tiles * a->span;
+    const uint32_t thread = thread_index(), numbers = (uint32_t)m * PANEL_ROWS,
+                   first = block_index() / a->tiles * a->span;
     const uint32_t panels = a->n_panels - first < a->span ? a->n_panels - first : a->span;
     const uint64_t blocks = (a->k + DOT_BLOCK - 1) / DOT_BLOCK, round = DOT_ITEMS / (uint32_t)m / a->span;
     const struct tile t = tile_of(a, block_index() % a->tiles, (uint32_t)m);
@@ -334,9 +336,9 @@ DOT_KERNELS(mxfp4, TENSOR_MXFP4)
 
 /* ---- many rows ---- */
 
-/* A warp's place in the products of mma: rows 8 * octet + ... of x are its columns. Lines of 4 k are put on the mma's k as
- * suits both sides, since a group's sum of integers has no order: k 4 * part + 0 .. 3 is line 2 * part, and 16 more is line
- * 2 * part + 1, part being lane % 4. */
+/* A warp's place in the products of mma: rows 8 * octet + ... of x are its columns. Lines of 4 k are put on the mma's k
+ * as suits both sides, since a group's sum of integers has no order: k 4 * part + 0 .. 3 is line 2 * part, and 16 more
+ * is line 2 * part + 1, part being lane % 4. */
 struct mma_place {
     uint32_t group, part; /* lane / 4, lane % 4 */
     const uint8_t *panel[2];
@@ -364,8 +366,8 @@ DEVICE void load_a(enum tensor_type type, const uint8_t *lines, uint32_t g, cons
     }
 }
 
-/* What an mma's sums are times the weights' scales. They began at the bits of 1.5 * 2^23, so that they are floats as they
- * come (NUMBERS.md, "Side doors"). Of q4 the halves have sums of their own, and all is exact. */
+/* What an mma's sums are times the weights' scales. They began at the bits of 1.5 * 2^23, so that they are floats as
+ * they come (NUMBERS.md, "Side doors"). Of q4 the halves have sums of their own, and all is exact. */
 #define MMA_ZERO 0x4b400000
 
 DEVICE float mma_product(enum tensor_type type, int32_t sum, int32_t second, const float scales[2])

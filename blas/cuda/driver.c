@@ -41,16 +41,18 @@ static void load(void)
     }
     const char *missing = load_symbols(library);
     if (missing) {
-        stele_fail(&why, STELE_SYSTEM, "no GPU: the NVIDIA driver is too old, it lacks %s; CUDA %d.%d or later is needed",
-                   missing, CUDA_DRIVER_LEAST / 1000, CUDA_DRIVER_LEAST % 1000 / 10);
+        stele_fail(&why, STELE_SYSTEM,
+                   "no GPU: the NVIDIA driver is too old, it lacks %s; CUDA %d.%d or later is needed", missing,
+                   CUDA_DRIVER_LEAST / 1000, CUDA_DRIVER_LEAST % 1000 / 10);
         return;
     }
     cu_result result = loaded.init(0);
     if (!result)
         result = loaded.version(&version);
     if (!result && version < CUDA_DRIVER_LEAST)
-        stele_fail(&why, STELE_SYSTEM, "no GPU: the NVIDIA driver is too old, it is CUDA %d.%d's; %d.%d or later is needed",
-                   version / 1000, version % 1000 / 10, CUDA_DRIVER_LEAST / 1000, CUDA_DRIVER_LEAST % 1000 / 10);
+        stele_fail(&why, STELE_SYSTEM,
+                   "no GPU: the NVIDIA driver is too old, it is CUDA %d.%d's; %d.%d or later is needed", version / 1000,
+                   version % 1000 / 10, CUDA_DRIVER_LEAST / 1000, CUDA_DRIVER_LEAST % 1000 / 10);
     else if (result || (result = loaded.device_count(&count)))
         stele_fail(&why, STELE_SYSTEM, "no GPU: the NVIDIA driver does not start: %s", driver_says(&loaded, result));
     else if (!count)

@@ -75,7 +75,7 @@ enum {
     X(event_destroy, cuEventDestroy_v2, (cu_event event))                                                              \
     X(event_record, cuEventRecord, (cu_event event, cu_stream stream))                                                 \
     X(event_wait, cuEventSynchronize, (cu_event event))                                                                \
-    X(event_elapsed, cuEventElapsedTime, (float *ms, cu_event begin, cu_event end))                                                                \
+    X(event_elapsed, cuEventElapsedTime, (float *ms, cu_event begin, cu_event end))                                    \
     X(graph_make, cuGraphInstantiateWithFlags, (cu_graph_exec * exec, cu_graph graph, unsigned long long flags))       \
     X(graph_destroy, cuGraphDestroy, (cu_graph graph))                                                                 \
     X(graph_exec_destroy, cuGraphExecDestroy, (cu_graph_exec exec))                                                    \
@@ -90,8 +90,8 @@ struct driver {
 #undef CUDA_DRIVER_FIELD
 };
 
-/* The driver, opened once for the process and never closed: other threads may be in it at exit. STELE_SYSTEM says in one
- * sentence why there is no GPU to compute on. */
+/* The driver, opened once for the process and never closed: other threads may be in it at exit. STELE_SYSTEM says in
+ * one sentence why there is no GPU to compute on. */
 enum stele_status driver_open(const struct driver **out, struct stele_error *err);
 
 /* As the driver spells a result: "CUDA_ERROR_OUT_OF_MEMORY". */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Fibers for emulate.h. Each has a stack of its own and runs kernel after kernel; a fiber gives way where its warp or block
- * meets, and the scheduler goes on when all are there:
+/* Fibers for emulate.h. Each has a stack of its own and runs kernel after kernel; a fiber gives way where its warp or
+ * block meets, and the scheduler goes on when all are there:
  *
  *     emulate_launch -> run_block -> run_warp -> resume: a lane until it meets the others or is done
  *

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The kernels as host code: words.h for a compiler that is not nvcc. Blocks run one after another, the threads of a block
- * are fibers, and warp and block meet as on the device; what the device leaves undefined (lanes of a warp that meet at
- * different places, a barrier that some threads never reach) ends the program with a sentence. */
+/* The kernels as host code: words.h for a compiler that is not nvcc. Blocks run one after another, the threads of a
+ * block are fibers, and warp and block meet as on the device; what the device leaves undefined (lanes of a warp that
+ * meet at different places, a barrier that some threads never reach) ends the program with a sentence. */
 #ifndef CUDA_EMULATE_H
 #define CUDA_EMULATE_H
 
@@ -34,8 +34,8 @@ void emulate_sync_warp(int line);
 #define sync_block() emulate_sync_block(__LINE__)
 #define sync_warp() emulate_sync_warp(__LINE__)
 
-/* Gives the warp this lane's words (at most 8) and returns those of all lanes, [32][8], when all have given theirs. They
- * stay until the warp's exchange after the next. */
+/* Gives the warp this lane's words (at most 8) and returns those of all lanes, [32][8], when all have given theirs.
+ * They stay until the warp's exchange after the next. */
 const uint32_t (*emulate_exchange(const uint32_t *words, size_t n, int line))[8];
 
 static inline float emulate_xor_float(float value, uint32_t mask, int line)

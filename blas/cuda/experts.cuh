@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Mixtures of experts: which experts a row goes to, which rows an expert has, and the sum over them. The products between
- * are dot.cuh's, over tiles that `group` makes. Included by kernels.cu. */
+/* Mixtures of experts: which experts a row goes to, which rows an expert has, and the sum over them. The products
+ * between are dot.cuh's, over tiles that `group` makes. Included by kernels.cu. */
 
 /* Larger for larger numbers, and for equal ones (-0 is 0) for the lower id; never 0. */
 DEVICE uint64_t rank_of(float x, uint32_t id)
@@ -165,5 +165,6 @@ KERNEL(add_branch, struct args_add_branch, 128, 4)
     if (i >= a.n)
         return;
     const float gate = 1.0f / (1.0f + num_exp(-a.gate.data[r * a.gate.stride]));
-    a.out.data[r * a.out.stride + i] = a.residual.data[r * a.residual.stride + i] + gate * a.branch.data[r * a.branch.stride + i];
+    a.out.data[r * a.out.stride + i] =
+        a.residual.data[r * a.residual.stride + i] + gate * a.branch.data[r * a.branch.stride + i];
 }

@@ -51,14 +51,15 @@ bool reach_possible(const struct gpu *gpu, enum reach reach, const struct blas_w
 
 struct weights;
 
-/* Chooses what is kept, in up to `limit` bytes of the `room` that is free, and begins to bring it. NULL: gpu->error; *refused
- * is then true where it was the way of reaching them that failed, so that another may be tried on a new context. */
+/* Chooses what is kept, in up to `limit` bytes of the `room` that is free, and begins to bring it. NULL: gpu->error;
+ * *refused is then true where it was the way of reaching them that failed, so that another may be tried on a new
+ * context. */
 struct weights *weights_open(struct gpu *gpu, const struct blas_weights *weights, enum reach reach, uint64_t room,
                              uint64_t limit, bool *refused);
 void weights_close(struct gpu *gpu, struct weights *weights);
 
-/* The device's address of what lies at `host` in the mapping, for kernels launched from now on until weights_release. What
- * is not there yet comes now, and the compute stream waits for it. NULL stays NULL. */
+/* The device's address of what lies at `host` in the mapping, for kernels launched from now on until weights_release.
+ * What is not there yet comes now, and the compute stream waits for it. NULL stays NULL. */
 const void *weights_at(struct gpu *gpu, struct weights *weights, const void *host);
 
 /* The kernels that use what weights_at gave are launched. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The kernels, in the order of a step. NUMBERS.md defines every bit; the words are those of words.h. A warp is 32 lanes;
- * `lane` and `warp` are a thread's place in its block. */
+/* The kernels, in the order of a step. NUMBERS.md defines every bit; the words are those of words.h. A warp is 32
+ * lanes; `lane` and `warp` are a thread's place in its block. */
 #include "words.h"
 
 #include "args.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Kernels of a module, and steps as graphs. A step is a list of launches; what varies between steps of one shape lies in
- * memory, so their lists are equal byte for byte. A list is launched one by one when it is new, becomes a graph when it is
- * seen the second time, and is one call from then on.
+/* Kernels of a module, and steps as graphs. A step is a list of launches; what varies between steps of one shape lies
+ * in memory, so their lists are equal byte for byte. A list is launched one by one when it is new, becomes a graph when
+ * it is seen the second time, and is one call from then on.
  *
  *     launcher_record -> launch … -> launcher_flush -> find: new | seen once | graph */
 #include <stdlib.h>
@@ -115,7 +115,8 @@ void launch(struct gpu *gpu, struct launcher *l, enum cuda_kernel kernel, uint64
     if (gpu->status != STELE_OK || !blocks)
         return;
     if (blocks > INT32_MAX)
-        gpu->status = stele_fail(&gpu->error, STELE_SYSTEM, "a step is too large for a GPU; a smaller --chunk makes it smaller");
+        gpu->status =
+            stele_fail(&gpu->error, STELE_SYSTEM, "a step is too large for a GPU; a smaller --chunk makes it smaller");
     else if (l->recording)
         write_down(gpu, &l->now, kernel, (uint32_t)blocks, args);
     else
@@ -150,7 +151,8 @@ static void capture(struct gpu *gpu, struct launcher *l, struct list *list)
     if (!GPU(gpu, stream_capture, "beginning a graph", gpu->compute, CU_CAPTURE_RELAXED))
         return;
     run(gpu, l, list);
-    gpu_ok(gpu, gpu->driver->stream_captured(gpu->compute, &graph), "ending a graph"); /* whatever failed: it was begun */
+    gpu_ok(gpu, gpu->driver->stream_captured(gpu->compute, &graph),
+           "ending a graph"); /* whatever failed: it was begun */
     GPU(gpu, graph_make, "making a graph", &list->graph, graph, 0);
     if (graph)
         gpu->driver->graph_destroy(graph);

@@ -49,7 +49,8 @@ DEVICE void peak_products(const struct args_peak *a, bool scaled)
             }
         }
     }
-    UNROLL for (uint32_t i = 0; i < 32; i++) all = all + acc[i / 4][i % 4] + float_of_bits((uint32_t)sums[i / 4][i % 4]);
+    UNROLL for (uint32_t i = 0; i < 32; i++) all =
+        all + acc[i / 4][i % 4] + float_of_bits((uint32_t)sums[i / 4][i % 4]);
     if (float_bits(all) == a->never)
         a->out[thread_index()] = lane;
 }

@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Where the weights are. Those that fit are kept in the device's memory and come once, in plan order, on a stream of their
- * own; compute goes on behind them, waiting for each where it first needs it. The others stay on the host and are read over
- * the bus in every step. The mapping itself is what both read, by one of these ways:
+/* Where the weights are. Those that fit are kept in the device's memory and come once, in plan order, on a stream of
+ * their own; compute goes on behind them, waiting for each where it first needs it. The others stay on the host and are
+ * read over the bus in every step. The mapping itself is what both read, by one of these ways:
  *
  *     host      the device follows the host's page tables: the mapping's own addresses
  *     register  slices of the mapping are pinned, read-only
- *     remap     the file is in memory (tmpfs, hugetlbfs): a second, shared mapping is pinned, a writable one, since the driver
- *               asks for that where it cannot pin read-only; nothing writes to it
+ *     remap     the file is in memory (tmpfs, hugetlbfs): a second, shared mapping is pinned, a writable one, since the
+ *               driver asks for that where it cannot pin read-only; nothing writes to it
  *     ring      the file is read, by threads, into pinned buffers used in turn
  *
  * A private mapping is never pinned: that would copy every page.
  *
- *     weights_open     register, remap: pins all that is needed, so that what fails, fails here; host, register, remap: begins
- *                      every copy
+ *     weights_open     register, remap: pins all that is needed, so that what fails, fails here; host, register, remap:
+ *                      begins every copy
  *     weights_at       ring: brings what is not there; all: makes compute wait for what is on its way
  *     weights_settle   unpins what only brought weights, gives the ring back */
 #include <errno.h>
@@ -109,7 +109,8 @@ bool reach_possible(const struct gpu *gpu, enum reach reach, const struct blas_w
         return attribute(gpu, CU_READ_ONLY_REGISTER);
     case REACH_REMAP:
         *why = "the image is on no file system in memory (tmpfs, hugetlbfs)";
-        if (fstatfs(weights->fd, &fs) || ((uint32_t)fs.f_type != (uint32_t)TMPFS && (uint32_t)fs.f_type != (uint32_t)HUGETLBFS))
+        if (fstatfs(weights->fd, &fs) ||
+            ((uint32_t)fs.f_type != (uint32_t)TMPFS && (uint32_t)fs.f_type != (uint32_t)HUGETLBFS))
             return false;
         *why = "the image may not be opened for writing, which pinning it takes here";
         fd = open_again(weights->fd);
@@ -169,9 +170,10 @@ static bool choose(struct gpu *gpu, struct weights *w, uint64_t room, uint64_t l
     bool whole = all <= room && all <= limit;
     w->stage_bytes = whole || w->reach != REACH_RING ? 0 : largest;
     if (!whole && small + STAGES * w->stage_bytes > room) {
-        gpu->status = stele_fail(&gpu->error, STELE_SYSTEM,
-                                 "out of memory on the GPU: weights need %" PRIu64 " bytes at least, %" PRIu64 " are free",
-                                 small + STAGES * w->stage_bytes, room);
+        gpu->status =
+            stele_fail(&gpu->error, STELE_SYSTEM,
+                       "out of memory on the GPU: weights need %" PRIu64 " bytes at least, %" PRIu64 " are free",
+                       small + STAGES * w->stage_bytes, room);
         return false;
     }
     uint64_t left = (room - STAGES * w->stage_bytes < limit ? room - STAGES * w->stage_bytes : limit);
@@ -228,7 +230,8 @@ static bool pin(struct gpu *gpu, struct weights *w, size_t index)
     const uint64_t from = index * CUDA_SLICE_BYTES, rest = round_up(w->given.length, 4096) - from;
     const uint64_t bytes = rest < CUDA_SLICE_BYTES ? rest : CUDA_SLICE_BYTES;
     void *at = (void *)(uintptr_t)(w->mapping + from);
-    const unsigned flags = w->reach == REACH_REGISTER ? CU_REGISTER_DEVICEMAP | CU_REGISTER_READ_ONLY : CU_REGISTER_DEVICEMAP;
+    const unsigned flags =
+        w->reach == REACH_REGISTER ? CU_REGISTER_DEVICEMAP | CU_REGISTER_READ_ONLY : CU_REGISTER_DEVICEMAP;
     s->pinned = s->pinned || GPU(gpu, host_register, "pinning the image", at, bytes, flags);
     return s->pinned && GPU(gpu, host_pointer, "asking where the image is", &s->device, at, 0);
 }
@@ -241,7 +244,8 @@ static bool pin_place(struct gpu *gpu, struct weights *w, struct place *p)
         if (!pin(gpu, w, i))
             return false;
         w->slices[i].stays = w->slices[i].stays || !p->kept;
-        if (!p->kept && i * CUDA_SLICE_BYTES > from && w->slices[i].device != w->slices[i - 1].device + CUDA_SLICE_BYTES) {
+        if (!p->kept && i * CUDA_SLICE_BYTES > from &&
+            w->slices[i].device != w->slices[i - 1].device + CUDA_SLICE_BYTES) {
             gpu->status = stele_fail(&gpu->error, STELE_SYSTEM, "pinned slices of the image lie apart");
             return false;
         }
@@ -312,9 +316,11 @@ static void read_file(struct gpu *gpu, struct weights *w, uint8_t *to, uint64_t 
     struct reading r = {w, to, from, bytes, 0};
     pool_run(w->readers, (size_t)((bytes + READ_BYTES - 1) / READ_BYTES), read_parts, &r);
     if (r.failed < 0)
-        gpu->status = stele_fail(&gpu->error, STELE_DAMAGED, "%s: the file was cut short while it was in use", w->given.name);
+        gpu->status =
+            stele_fail(&gpu->error, STELE_DAMAGED, "%s: the file was cut short while it was in use", w->given.name);
     else if (r.failed)
-        gpu->status = stele_fail(&gpu->error, STELE_SYSTEM, "%s: cannot be read: %s", w->given.name, strerror(r.failed));
+        gpu->status =
+            stele_fail(&gpu->error, STELE_SYSTEM, "%s: cannot be read: %s", w->given.name, strerror(r.failed));
 }
 
 static bool open_ring(struct gpu *gpu, struct weights *w)
@@ -345,8 +351,8 @@ static void close_ring(struct gpu *gpu, struct weights *w)
     w->readers = NULL;
 }
 
-/* Brings a place through the ring to `to`. A buffer is free when the copy out of it is done: an event that was never recorded
- * counts as done. */
+/* Brings a place through the ring to `to`. A buffer is free when the copy out of it is done: an event that was never
+ * recorded counts as done. */
 static void ring_place(struct gpu *gpu, struct weights *w, const struct place *p, cu_pointer to)
 {
     const uint64_t from = (uint64_t)(p->host - w->given.bytes);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The words in which the kernels are written: what C has, and the few things below. nvcc makes instructions of them; any
- * other compiler takes emulate.h, where a block's threads are fibers and the rest is plain C. The kernels are in what C and
- * C++ have in common. */
+/* The words in which the kernels are written: what C has, and the few things below. nvcc makes instructions of them;
+ * any other compiler takes emulate.h, where a block's threads are fibers and the rest is plain C. The kernels are in
+ * what C and C++ have in common. */
 #ifndef CUDA_WORDS_H
 #define CUDA_WORDS_H
 
@@ -18,7 +18,8 @@
 #include "numbers.h"
 #undef inline
 
-#define KERNEL(name, args, threads, blocks) extern "C" __global__ void __launch_bounds__(threads, blocks) stele_##name(const args a)
+#define KERNEL(name, args, threads, blocks)                                                                            \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) stele_##name(const args a)
 #define DEVICE static __device__ __forceinline__
 #define SHARED __shared__
 #define UNROLL _Pragma("unroll")
@@ -78,7 +79,8 @@ DEVICE struct words4 load_once(const void *at)
 /* c[16][8] += a[16][32] times b[32][8], of signed bytes, over a warp; PTX ISA, "mma.m16n8k32": fragments. */
 DEVICE void mma_s8(int32_t c[4], const uint32_t a[4], const uint32_t b[2])
 {
-    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }

@@ -81,7 +81,8 @@ int main(int argc, char **argv)
     }
     const uint32_t tokens = (uint32_t)atoi(argv[3]), steps = (uint32_t)atoi(argv[4]) % STEPS_MAX;
     const uint32_t longer = tokens > CONTEXT_BEFORE + steps ? tokens : CONTEXT_BEFORE + steps;
-    struct stele_options o = {.device = argv[2], .sequences = SEQUENCES, .context = longer, .chunk = tokens > 512 ? tokens : 512};
+    struct stele_options o = {
+        .device = argv[2], .sequences = SEQUENCES, .context = longer, .chunk = tokens > 512 ? tokens : 512};
     check(stele_image_open(&image, argv[1], &err), &err);
     double begin = now();
     check(stele_session_open(&s, image, &o, &err), &err);
@@ -96,7 +97,8 @@ int main(int argc, char **argv)
     info = stele_session_info(s);
     printf("{\"device\": \"%s\", \"map\": \"%s\", \"vram_bytes\": %llu, \"upload_s\": %.6f, \"open_s\": %.6f, "
            "\"first_token_s\": %.6f, \"decode\": {",
-           info.device, info.map ? info.map : "cpu", (unsigned long long)info.vram_bytes, info.upload, open_s, first_token_s);
+           info.device, info.map ? info.map : "cpu", (unsigned long long)info.vram_bytes, info.upload, open_s,
+           first_token_s);
     for (uint32_t n = 1; n <= SEQUENCES; n = n == 1 ? 8 : 4 * n) {
         for (uint32_t i = 0; i < n; i++)
             prefill(s, i, CONTEXT_BEFORE, info.vocabulary, logits);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Every op of the GPU back end leaves the bits that the CPU's leaves with the generic table: on random shapes, odd ones too,
- * in steps of one row and of many, with each way of reaching the weights. The GPU is emulated (fake_driver.c), the interface
- * is the back ends' own: numbers get into slots by embed and out by peek. Weights lie in a file in memory that is mapped as
- * an image is. A failure names its seed; CHECK_SEED=N begins there. */
+/* Every op of the GPU back end leaves the bits that the CPU's leaves with the generic table: on random shapes, odd ones
+ * too, in steps of one row and of many, with each way of reaching the weights. The GPU is emulated (fake_driver.c), the
+ * interface is the back ends' own: numbers get into slots by embed and out by peek. Weights lie in a file in memory
+ * that is mapped as an image is. A failure names its seed; CHECK_SEED=N begins there. */
 #include <check.h>
 #include <dlfcn.h>
 #include <inttypes.h>
@@ -151,8 +151,8 @@ static void open_devices(struct world *w, const struct cuda_library *cuda, size_
     w->backends[1] = cuda->backend;
     for (int i = 0; i < 2; i++) {
         struct stele_error err;
-        ck_assert_msg(w->backends[i]->open(&w->devices[i], &w->setup, &err) == STELE_OK, "seed=%" PRIu64 ": %s", w->seed,
-                      err.text);
+        ck_assert_msg(w->backends[i]->open(&w->devices[i], &w->setup, &err) == STELE_OK, "seed=%" PRIu64 ": %s",
+                      w->seed, err.text);
     }
 }
 
@@ -196,8 +196,8 @@ static void compare(struct world *w, const char *what, size_t first)
     struct blas_fault faults[2];
     for (int i = 0; i < 2; i++) {
         struct stele_error err;
-        ck_assert_msg(w->backends[i]->finish(w->devices[i], &faults[i], &err) == STELE_OK, "%s seed=%" PRIu64 ": %s", what,
-                      w->seed, err.text);
+        ck_assert_msg(w->backends[i]->finish(w->devices[i], &faults[i], &err) == STELE_OK, "%s seed=%" PRIu64 ": %s",
+                      what, w->seed, err.text);
     }
     for (size_t s = first; s < SLOTS; s++)
         for (size_t r = 0; r < w->step.count; r++) {
@@ -213,13 +213,15 @@ static void compare(struct world *w, const char *what, size_t first)
 static size_t random_count(struct world *w)
 {
     static const size_t edges[] = {1, 1, 2, 4, 5, 8, 9, 31, 32, 33, ROWS_MAX};
-    return rng_below(&w->rng, 3) ? edges[rng_below(&w->rng, sizeof edges / sizeof *edges)] : rng_from(&w->rng, 1, ROWS_MAX);
+    return rng_below(&w->rng, 3) ? edges[rng_below(&w->rng, sizeof edges / sizeof *edges)]
+                                 : rng_from(&w->rng, 1, ROWS_MAX);
 }
 
 static size_t random_size(struct world *w, size_t most)
 {
     static const size_t edges[] = {1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 255, 256, 257, 511, 512, 513, 1024};
-    size_t n = rng_below(&w->rng, 2) ? rng_from(&w->rng, 1, most) : edges[rng_below(&w->rng, sizeof edges / sizeof *edges)];
+    size_t n =
+        rng_below(&w->rng, 2) ? rng_from(&w->rng, 1, most) : edges[rng_below(&w->rng, sizeof edges / sizeof *edges)];
     return n < most ? n : most;
 }
 
@@ -241,9 +243,10 @@ START_TEST(linear_is_the_cpus)
         const int gate = (int)rng_below(&w.rng, GATES) - 1; /* clamped ones are the experts' */
         const size_t share = w.seed % 4, k = random_size(&w, w.seed % 11 ? 700 : 9000);
         const size_t panels = rng_from(&w.rng, 1, k > 2000 ? 2 : 6) * (gate >= 0 ? 2 : 1);
-        struct op_linear op = {.weight = matrix(&w, type, panels * PANEL_ROWS - (gate >= 0 ? 0 : rng_below(&w.rng, 16)), k, share),
-                               .gate = gate,
-                               .scale = rng_below(&w.rng, 2) ? 1.0f : 0.3f};
+        struct op_linear op = {
+            .weight = matrix(&w, type, panels * PANEL_ROWS - (gate >= 0 ? 0 : rng_below(&w.rng, 16)), k, share),
+            .gate = gate,
+            .scale = rng_below(&w.rng, 2) ? 1.0f : 0.3f};
         use_k(&w, type, k);
         if (rng_below(&w.rng, 2))
             op.bias = vector(&w, panels * PANEL_ROWS, share);
@@ -283,7 +286,8 @@ START_TEST(logits_are_the_cpus)
         begin(&w, count);
         for (int i = 0; i < 2; i++)
             w.backends[i]->logits(w.devices[i], &op, from, n, out[i]);
-        ck_assert_msg(!memcmp(out[0], out[1], n * rows * sizeof(float)), "%s logits seed=%" PRIu64, type_name(type), w.seed);
+        ck_assert_msg(!memcmp(out[0], out[1], n * rows * sizeof(float)), "%s logits seed=%" PRIu64, type_name(type),
+                      w.seed);
         compare(&w, "logits", 0);
         world_free(&w);
     }
@@ -298,7 +302,8 @@ START_TEST(embeddings_are_the_cpus)
         static struct world w;
         world_make(&w, seed_of(round));
         const size_t k = random_size(&w, 600);
-        struct op_embed op = {.table = matrix(&w, type, IDS, k, w.seed % 4), .scale = rng_below(&w.rng, 2) ? 1.0f : 8.5f};
+        struct op_embed op = {.table = matrix(&w, type, IDS, k, w.seed % 4),
+                              .scale = rng_below(&w.rng, 2) ? 1.0f : 8.5f};
         open_devices(&w, cuda, k, 0);
         op.out = w.slots[3];
         begin(&w, random_count(&w));
@@ -366,7 +371,8 @@ START_TEST(keys_values_and_attention_are_the_cpus)
         uint32_t next[SEQUENCES] = {0};
         world_make(&w, seed_of(round));
         static const size_t dims[] = {2, 24, 64, 80, 128, 17};
-        const size_t dim = dims[rng_below(&w.rng, 6)], kv_heads = rng_from(&w.rng, 1, 3), heads = kv_heads * rng_from(&w.rng, 1, 6);
+        const size_t dim = dims[rng_below(&w.rng, 6)], kv_heads = rng_from(&w.rng, 1, 3),
+                     heads = kv_heads * rng_from(&w.rng, 1, 6);
         const size_t blocks = (CONTEXT + 63) / 64, numbers = kv_heads * kv_head_numbers(dim);
         struct blas_kv kv = {.heads = kv_heads, .head_dim = dim, .window = rng_below(&w.rng, 2) ? 0 : 70};
         w.setup.kv_type = _i;
@@ -377,7 +383,8 @@ START_TEST(keys_values_and_attention_are_the_cpus)
         w.setup.heads_max = heads;
         w.setup.head_dim_max = dim;
         struct op_rope_kv rope = {.heads = heads, .epsilon = 1e-6f, .kv = kv};
-        struct op_attention attend = {.heads = heads, .scale = 0.3f, .cap = rng_below(&w.rng, 2) ? 0.0f : 20.0f, .kv = kv};
+        struct op_attention attend = {
+            .heads = heads, .scale = 0.3f, .cap = rng_below(&w.rng, 2) ? 0.0f : 20.0f, .kv = kv};
         if (rng_below(&w.rng, 2))
             rope.q_norm = vector(&w, dim, 0);
         if (rng_below(&w.rng, 2))
@@ -488,7 +495,7 @@ static void router_and_experts(struct world *w, const struct cuda_library *cuda,
     w->setup.top_max = top;
     w->setup.expert_width = round_up(2 * hidden > k ? 2 * hidden : k, PANEL_ROWS);
     open_devices(w, cuda, w->setup.expert_width > 2 * top ? w->setup.expert_width : 2 * top, share);
-    struct blas_view *s = w->slots; /* gathered and gated are scratch, and come first: what they hold is nobody's business */
+    struct blas_view *s = w->slots; /* gathered and gated come first: what they hold is nobody's business */
     op.gathered = s[0], op.gated = s[1];
     route.in = op.in = s[2];
     route.out = op.route = s[3];
@@ -514,7 +521,8 @@ START_TEST(routers_and_experts_are_the_cpus)
     for (int round = 0; round < rounds; round++) {
         static struct world w;
         world_make(&w, seed_of(round));
-        enum tensor_type down = rng_below(&w.rng, 3) ? (enum tensor_type)_i : (enum tensor_type)rng_below(&w.rng, TENSOR_TYPES);
+        enum tensor_type down =
+            rng_below(&w.rng, 3) ? (enum tensor_type)_i : (enum tensor_type)rng_below(&w.rng, TENSOR_TYPES);
         router_and_experts(&w, cuda, (enum tensor_type)_i, down);
         world_free(&w);
     }

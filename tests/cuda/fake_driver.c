@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A stand-in for libcuda.so.1: a GPU whose memory is the host's and whose kernels are those of kernels.cu as host code.
  *
- * It is as lazy as a driver may be. What is put on a stream happens when somebody waits for it, and another stream's work
- * only where an event orders it: work that does not wait for what it needs reads memory that nobody wrote, which is NaN.
- * The device's memory cannot be touched but by kernels and copies. STELE_FAKE_CUDA says what machine it plays:
+ * It is as lazy as a driver may be. What is put on a stream happens when somebody waits for it, and another stream's
+ * work only where an event orders it: work that does not wait for what it needs reads memory that nobody wrote, which
+ * is NaN. The device's memory cannot be touched but by kernels and copies. STELE_FAKE_CUDA says what machine it plays:
  *
  *     devices=N version=N memory=BYTES host=0|1 register=0|1   what there is (default 1, 13000, 1 GiB, 0, 0)
  *     init=N                                                    cuInit gives this error
  *     pin_fails=N  copy_fails=N  kernel_fails=N                 the N-th of them, from 1 on, fails
  *     sticky=1                                                  and so does all that follows in its context
- *     report=FILE                                               at exit: what was not given back, and counts of calls */
+ *     report=FILE                                               at exit: what was not given back, and calls */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -60,9 +60,9 @@ static void read_setting(const char *key, const char *value)
     static const struct {
         const char *key;
         uint64_t *to;
-    } numbers[] = {{"devices", &set.devices},       {"version", &set.version},       {"memory", &set.memory},
-                   {"host", &set.host},             {"register", &set.registers},    {"init", &set.init},
-                   {"pin_fails", &set.pin_fails},   {"copy_fails", &set.copy_fails}, {"kernel_fails", &set.kernel_fails},
+    } numbers[] = {{"devices", &set.devices},     {"version", &set.version},       {"memory", &set.memory},
+                   {"host", &set.host},           {"register", &set.registers},    {"init", &set.init},
+                   {"pin_fails", &set.pin_fails}, {"copy_fails", &set.copy_fails}, {"kernel_fails", &set.kernel_fails},
                    {"sticky", &set.sticky}};
     if (!strcmp(key, "report")) {
         snprintf(set.report, sizeof set.report, "%s", value);
@@ -103,11 +103,11 @@ static __attribute__((destructor)) void write_report(void)
         pinned += has.pinned[i].at != NULL;
     fprintf(f,
             "{\"alive\": {\"contexts\": %" PRIu64 ", \"modules\": %" PRIu64 ", \"streams\": %" PRIu64
-            ", \"events\": %" PRIu64 ", \"graphs\": %" PRIu64 ", \"allocations\": %" PRIu64 ", \"host_allocations\": %" PRIu64
-            ", \"pinned\": %" PRIu64 "}, \"pins\": %" PRIu64 ", \"copies\": %" PRIu64 ", \"kernels\": %" PRIu64
-            ", \"graph_launches\": %" PRIu64 "}\n",
-            has.contexts, has.modules, has.streams, has.events, has.graphs + has.execs, allocations, has.host_allocs, pinned,
-            has.pins, has.copies, has.kernels, has.graph_launches);
+            ", \"events\": %" PRIu64 ", \"graphs\": %" PRIu64 ", \"allocations\": %" PRIu64
+            ", \"host_allocations\": %" PRIu64 ", \"pinned\": %" PRIu64 "}, \"pins\": %" PRIu64 ", \"copies\": %" PRIu64
+            ", \"kernels\": %" PRIu64 ", \"graph_launches\": %" PRIu64 "}\n",
+            has.contexts, has.modules, has.streams, has.events, has.graphs + has.execs, allocations, has.host_allocs,
+            pinned, has.pins, has.copies, has.kernels, has.graph_launches);
     fclose(f);
 }
 
@@ -353,7 +353,8 @@ cu_result cuCtxCreate_v2(cu_context *context, unsigned flags, int device)
     return 0;
 }
 
-/* What is in the context goes with it, pinned slices too; but a caller that leaves them is not tidy: the report counts. */
+/* What is in the context goes with it, pinned slices too; but a caller that leaves them is not tidy: the report
+ * counts. */
 cu_result cuCtxDestroy_v2(cu_context context)
 {
     (void)context;
@@ -492,7 +493,8 @@ static bool is_writable(const void *at)
     FILE *f = fopen("/proc/self/maps", "r");
     while (f && fgets(line, sizeof line, f)) {
         uintptr_t from, to;
-        if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR " %7s", &from, &to, mode) == 3 && (uintptr_t)at >= from && (uintptr_t)at < to)
+        if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR " %7s", &from, &to, mode) == 3 && (uintptr_t)at >= from &&
+            (uintptr_t)at < to)
             writable = mode[1] == 'w';
     }
     if (f)
@@ -704,8 +706,8 @@ cu_result cuLaunchKernel(cu_function function, unsigned grid_x, unsigned grid_y,
     cu_result result = count_call(&has.kernels, set.kernel_fails, LAUNCH_FAILED);
     if (result)
         return result;
-    if (!grid_x || grid_x > INT32_MAX || grid_y != 1 || grid_z != 1 || block_x != kernels[kernel].threads || block_y != 1 ||
-        block_z != 1 || shared_bytes || extra)
+    if (!grid_x || grid_x > INT32_MAX || grid_y != 1 || grid_z != 1 || block_x != kernels[kernel].threads ||
+        block_y != 1 || block_z != 1 || shared_bytes || extra)
         return INVALID;
     return put(stream, (struct work){.kind = WORK_KERNEL, .kernel = kernel, .blocks = grid_x, .args = arguments[0]});
 }

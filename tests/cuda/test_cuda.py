@@ -1,7 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""--device cuda without a GPU: kernels as host code under a driver made for these tests (fake_driver.c). Whole models give the
-CPU's bits; every kind of machine ends in the right way of reaching the weights or in one sentence, with nothing left behind."""
+"""--device cuda without a GPU: kernels as host code under a driver made for these tests (fake_driver.c). Whole models
+give the CPU's bits; every kind of machine ends in the right way of reaching the weights or in one sentence, with
+nothing left behind."""
 import subprocess
 import sys
 import time
@@ -30,8 +31,8 @@ def gpu(*args, machine="", map="", env=None):
 
 def gpu_logits(path, ids, *options, **machine):
     dump = SCRATCH / f"gpu-{_reports}.bin"
-    r = gpu("logprobs", path, "--ids", " ".join(map(str, ids)), "--dump-logits", dump, "--device", "cuda", *options, **machine)
-    r.exits(0)
+    text = " ".join(map(str, ids))
+    r = gpu("logprobs", path, "--ids", text, "--dump-logits", dump, "--device", "cuda", *options, **machine).exits(0)
     assert r.report["alive"] == NOTHING, r.report
     found = np.fromfile(dump, "<f4").reshape(len(ids), -1)
     dump.unlink()
@@ -48,8 +49,9 @@ def same(path, ids, *options, **machine):
     assert want.tobytes() == got.tobytes(), f"{path.name} {options} {machine}: other bits"
 
 
-_odd = llama("odd", hidden_size=100, intermediate_size=300, num_hidden_layers=2, num_attention_heads=6, num_key_value_heads=3,
-             head_dim=22, vocab_size=259, max_position_embeddings=1024, scale=0.2, tie_word_embeddings=False)  # fmt: skip
+_odd = llama("odd", hidden_size=100, intermediate_size=300, num_hidden_layers=2, num_attention_heads=6, head_dim=22,
+             num_key_value_heads=3, vocab_size=259, max_position_embeddings=1024, scale=0.2,
+             tie_word_embeddings=False)  # fmt: skip
 
 
 def on_memory(path):
@@ -97,10 +99,11 @@ def the_demo_model_has_the_bits_of_bits_txt():
 
 @test
 def a_run_draws_the_cpus_ids_and_its_later_steps_are_graphs():
-    path, options = image(_odd, "q8"), ["--ids", "1 2 3 4 5", "-n", 40, "--temperature", 1, "--seed", 3, "--print", "ids"]
-    r = gpu("run", path, *options, "--device", "cuda:0", "--stats")
-    assert r.exits(0).out == stele("run", path, *options).exits(0).out
-    assert r.report["graph_launches"] > 60, r.report  # a step and its logits for each id, but for the first of each shape
+    run = ["run", image(_odd, "q8"), "--ids", "1 2 3 4 5", "-n", 40, "--temperature", 1, "--seed", 3, "--print", "ids"]
+    r = gpu(*run, "--device", "cuda:0", "--stats")
+    assert r.exits(0).out == stele(*run).exits(0).out
+    # a step and its logits for each id, but for the first of each shape
+    assert r.report["graph_launches"] > 60, r.report
     assert r.stats["device"] == "emulated GPU 0" and r.stats["kernels"] == "cuda" and r.stats["map"] == "ring"
     assert r.report["alive"] == NOTHING, r.report
 
@@ -125,7 +128,8 @@ def each_machine_gets_its_way_and_the_cpus_bits():
             if where == on_disk and way == "ring" and on_memory(path):
                 way = "remap"  # /tmp is in memory on this machine
             for vram in ([], ["--vram", 1], ["--vram", 60000]):
-                r = gpu("run", where, "--ids", "9 8 7", "-n", 9, "--print", "ids", "--device", "cuda", "--stats", *vram, machine=machine)
+                r = gpu("run", where, "--ids", "9 8 7", "-n", 9, "--print", "ids", "--device", "cuda", "--stats", *vram,
+                        machine=machine)  # fmt: skip
                 assert r.exits(0).out == want, (machine, vram)
                 assert r.stats["map"] == way, (machine, r.stats["map"])
                 assert r.report["alive"] == NOTHING, r.report
@@ -146,8 +150,9 @@ def pinning_that_fails_at_any_slice_ends_in_the_ring_with_nothing_left_behind():
             assert r.exits(0).out == want
             assert r.stats["map"] in ("ring", "remap") and r.report["pins"] >= n, (n, r.stats["map"], r.report)
             assert r.report["alive"] == NOTHING, r.report
-            gpu("run", path, "--ids", "9", "-n", 1, "--device", "cuda", machine=f"register=1 pin_fails={n} sticky={sticky}",
-                map="register").exits(1, "pinning the image", "CUDA_ERROR_LAUNCH_FAILED")  # fmt: skip
+            gpu("run", path, "--ids", "9", "-n", 1, "--device", "cuda", map="register",
+                machine=f"register=1 pin_fails={n} sticky={sticky}").exits(
+                1, "pinning the image", "CUDA_ERROR_LAUNCH_FAILED")  # fmt: skip
 
 
 @test
@@ -168,8 +173,8 @@ def a_second_mapping_shares_its_pages_with_the_first():
     in_memory = Path("/dev/shm") / f"stele-test-{os.getpid()}.stele"
     try:
         shutil.copyfile(image(_odd, "f32"), in_memory)
-        r = gpu("run", in_memory, "--ids", "1 2", "-n", 3, "--print", "ids", "--device", "cuda", "--stats", "--vram", 1, map="remap")
-        other = gpu("run", in_memory, "--ids", "1 2", "-n", 3, "--print", "ids", "--device", "cuda", "--stats", map="ring")
+        run = ["run", in_memory, "--ids", "1 2", "-n", 3, "--print", "ids", "--device", "cuda", "--stats"]
+        r, other = gpu(*run, "--vram", 1, map="remap"), gpu(*run, map="ring")
         assert r.exits(0).out == other.exits(0).out
         # pages of the weights would be private after a copy on write: the image has 600 KB
         assert r.stats["private_dirty_bytes"] < other.stats["private_dirty_bytes"] + 200000
@@ -264,8 +269,9 @@ def an_image_cut_short_while_it_is_brought_is_damage():
     env, whole = dict(os.environ, STELE_FAKE_CUDA="", STELE_CUDA_MAP="ring"), image(TEXT_MODEL, "q8")
     short = fresh("short") / "short.stele"
     shutil.copyfile(whole, short)
-    p = subprocess.Popen([EMULATE / "stele", "run", short, "--raw", "-n", "2", "--device", "cuda", "-"], stdin=subprocess.PIPE,
-                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)  # fmt: skip
+    pipe = subprocess.PIPE
+    p = subprocess.Popen([EMULATE / "stele", "run", short, "--raw", "-n", "2", "--device", "cuda", "-"], stdin=pipe,
+                         stdout=pipe, stderr=pipe, env=env)  # fmt: skip
     mapped = Path(f"/proc/{p.pid}/maps")
     while "short.stele" not in mapped.read_text():
         time.sleep(0.02)

@@ -1,7 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""What nvcc makes of the kernels: no warning, no spill, registers and shared memory within bounds. Prints a line for each
-kernel and architecture. Where there is no nvcc (Debian has none) it says so, and is counted as skipped."""
+"""What nvcc makes of the kernels: no warning, no spill, registers and shared memory within bounds, no rounding but
+those of the source. Prints a line for each kernel. Where there is no nvcc (Debian has none) it says so, and is counted
+as skipped."""
 import re
 import sys
 from pathlib import Path
@@ -33,7 +34,8 @@ def compiled():
         name, architecture = re.match(r"'stele_(\w+)' for '(\w+)'", part).groups()
         spills = sum(map(int, re.findall(r"(\d+) bytes spill", part)))
         shared = re.search(r"(\d+) bytes smem", part)
-        found[name, architecture] = (int(re.search(r"Used (\d+) registers", part)[1]), spills, int(shared[1]) if shared else 0)
+        registers = int(re.search(r"Used (\d+) registers", part)[1])
+        found[name, architecture] = (registers, spills, int(shared[1]) if shared else 0)
     return found
 
 
@@ -50,9 +52,25 @@ def kernels_compile_without_warnings_and_spills_within_registers_and_shared_memo
             assert shared <= SHARED_BYTES, (name, rows)
 
 
+def every_sum_and_product_is_rounded_once_and_none_is_fused_by_the_compiler():
+    """PTX names the rounding of each operation; one without a name could be fused, or be an approximation."""
+    ptx = SCRATCH / "kernels.ptx"
+    options = re.search(r"^NVCCFLAGS := (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split()
+    call([NVCC, *options, "-arch=compute_80", "-ptx", "blas/cuda/kernels.cu", "-o", ptx], cwd=ROOT).exits(0)
+    text = ptx.read_text()
+    words = "add|sub|mul|fma|mad|div|sqrt|rcp|rsqrt|ex2|lg2|sin|cos|tanh|max|min|cvt"
+    found = set(re.findall(rf"\t((?:{words})\.[\w.]*f32[\w.]*)", text))
+    exact = {"max.f32", "min.f32", "cvt.f32.f16", "cvt.rzi.s32.f32", "cvt.rzi.u32.f32"}
+    assert {"add.rn.f32", "mul.rn.f32", "fma.rn.f32", "div.rn.f32", "sqrt.rn.f32"} <= found, found
+    assert all(op in exact or re.fullmatch(r"\w+\.rn\.f32(\.[su]\d\d)?", op) for op in found), found
+    assert ".ftz" not in text and ".approx" not in text and ".f64" not in text
+
+
 if NVCC:
+    test(every_sum_and_product_is_rounded_once_and_none_is_fused_by_the_compiler)
     test(kernels_compile_without_warnings_and_spills_within_registers_and_shared_memory)
 else:
+    test(needs=Path("nvcc"))(every_sum_and_product_is_rounded_once_and_none_is_fused_by_the_compiler)
     test(needs=Path("nvcc"))(kernels_compile_without_warnings_and_spills_within_registers_and_shared_memory)
 
 finish()
