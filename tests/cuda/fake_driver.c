@@ -8,6 +8,7 @@
  *     devices=N version=N memory=BYTES host=0|1 register=0|1   what there is (default 1, 13000, 1 GiB, 0, 0)
  *     init=N                                                    cuInit gives this error
  *     pin_fails=N  copy_fails=N  kernel_fails=N                 the N-th of them, from 1 on, fails
+ *     eager=1                                                   copies of a stream without kernels happen at once
  *     sticky=1                                                  and so does all that follows in its context
  *     report=FILE                                               at exit: what was not given back, and calls */
 #include <inttypes.h>
@@ -36,7 +37,7 @@ enum {
 /* ---- what machine this is, and what it holds ---- */
 
 static struct {
-    uint64_t devices, version, memory, host, registers, init, pin_fails, copy_fails, kernel_fails, sticky;
+    uint64_t devices, version, memory, host, registers, init, pin_fails, copy_fails, kernel_fails, sticky, eager;
     char report[4096];
 } set = {.devices = 1, .version = 13000, .memory = 1ull << 30};
 
@@ -63,7 +64,7 @@ static void read_setting(const char *key, const char *value)
     } numbers[] = {{"devices", &set.devices},     {"version", &set.version},       {"memory", &set.memory},
                    {"host", &set.host},           {"register", &set.registers},    {"init", &set.init},
                    {"pin_fails", &set.pin_fails}, {"copy_fails", &set.copy_fails}, {"kernel_fails", &set.kernel_fails},
-                   {"sticky", &set.sticky}};
+                   {"sticky", &set.sticky},       {"eager", &set.eager}};
     if (!strcmp(key, "report")) {
         snprintf(set.report, sizeof set.report, "%s", value);
         return;
@@ -161,6 +162,7 @@ struct cu_stream {
     size_t done;
     uint64_t tickets, reached; /* records put on, records done */
     struct cu_graph *capture;  /* NULL: none */
+    bool kernels;              /* it had some */
 };
 
 #define FAKE_DECLARE(name, args, threads) void name##_emulated(const void *);
@@ -268,6 +270,9 @@ static cu_result put(struct cu_stream *stream, struct work work)
     if (has.broken)
         return has.broken;
     add(stream->capture ? stream->capture : &stream->queue, work);
+    stream->kernels = stream->kernels || work.kind == WORK_KERNEL;
+    if (set.eager && !stream->kernels && work.kind == WORK_COPY)
+        finish_stream(stream, UINT64_MAX);
     return 0;
 }
 
