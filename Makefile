@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # make             the programs, in build/
 # make test        every test
-# make check-fast  the tests that take under a minute together
+# make check-fast  the short part of every test, about three minutes
 # make test-real   four models that people use against transformers (1.9 GB to fetch, 12 GB of disk, half an hour)
 # make demo        convert and run the demo model, eight copies at once
 # make demo-real   fetch (93 MB), convert and run SmolLM2-135M-Instruct
