@@ -185,7 +185,7 @@ static enum stele_status check_items(const struct stele_session *s, const struct
 
 enum stele_status stele_score(struct stele_session *session, struct stele_item *items, size_t n, struct stele_error *err)
 {
-    struct scoring s = {.session = session, .err = err, .kernels = blas_choose(session->kernels)};
+    struct scoring s = {.session = session, .err = err, .kernels = session->table};
     enum stele_status status = check_items(session, items, n, err);
     if (status != STELE_OK)
         return status;
