@@ -20,16 +20,17 @@ enum { SOURCE_BYTES_MAX = 4 << 20 };
 static const char *const token_names[] = {"bos_token", "eos_token", "unk_token", "sep_token",
                                           "pad_token", "cls_token", "mask_token"};
 
-/* What models put around their thinking. A model has the marks whose end its templates speak of. */
+/* What models put around their thinking. A model has the marks whose end its templates speak of. `next` is for those whose
+ * thoughts are messages: how one ends and the next begins. */
 static const struct {
-    const char *begin, *end;
+    const char *begin, *end, *next;
 } thinking_marks[] = {
-    {"<think>", "</think>"}, /* DeepSeek-R1, Qwen3, SmolLM3, GLM, Granite, OLMo, Nemotron, LFM */
-    {"[THINK]", "[/THINK]"}, /* Mistral */
-    {"<|START_THINKING|>", "<|END_THINKING|>"}, /* Command */
-    {"<|channel|>analysis<|message|>", "<|channel|>final<|message|>"}, /* gpt-oss */
-    {"<|channel>thought\n", "<channel|>"}, /* Gemma 4 */
-    {"<seed:think>", "</seed:think>"},
+    {"<think>", "</think>", NULL}, /* DeepSeek-R1, Qwen3, SmolLM3, GLM, Granite, OLMo, Nemotron, LFM */
+    {"[THINK]", "[/THINK]", NULL}, /* Mistral */
+    {"<|START_THINKING|>", "<|END_THINKING|>", NULL}, /* Command */
+    {"<|channel|>analysis<|message|>", "<|channel|>final<|message|>", "<|end|><|start|>assistant"}, /* gpt-oss */
+    {"<|channel>thought\n", "<channel|>", NULL}, /* Gemma 4 */
+    {"<seed:think>", "</seed:think>", NULL},
 };
 
 struct template {
@@ -235,6 +236,8 @@ static uint64_t lay_out(const struct builder *b, uint8_t *section)
     if (b->marks >= 0) {
         h.think = put_text(section, &at, thinking_marks[b->marks].begin);
         h.think_done = put_text(section, &at, thinking_marks[b->marks].end);
+        if (thinking_marks[b->marks].next)
+            h.think_next = put_text(section, &at, thinking_marks[b->marks].next);
     }
     for (size_t i = 0; i < b->template_count; i++) {
         at = round_up(at, 8);

@@ -22,6 +22,8 @@ static enum stele_status check_records(const struct template_set *s, uint64_t le
     enum stele_status status = check_text(s->header.think, "thinking mark", length, err);
     if (status == STELE_OK)
         status = check_text(s->header.think_done, "thinking mark", length, err);
+    if (status == STELE_OK)
+        status = check_text(s->header.think_next, "thinking mark", length, err);
     for (uint32_t i = 0; i < s->header.templates && status == STELE_OK; i++) {
         const struct template_set_template *t = &s->templates[i];
         status = check_text(t->name, "name of a template", length, err);
@@ -49,8 +51,6 @@ enum stele_status template_set_open(struct template_set *out, const uint8_t *sec
         !inside(sizeof *h, (uint64_t)(h->templates + h->tokens) * 16, length))
         return stele_fail(err, STELE_INPUT, "templates section: %" PRIu32 " templates and %" PRIu32 " tokens in %" PRIu64
                           " bytes", h->templates, h->tokens, length);
-    if (h->reserved[0] || h->reserved[1])
-        return stele_fail(err, STELE_INPUT, "templates section: a reserved field is not zero: made by a later stele?");
     s.templates = (const struct template_set_template *)(section + sizeof *h);
     s.tokens = (const struct template_set_token *)(s.templates + h->templates);
     *out = s;

@@ -21,7 +21,7 @@ struct template_set_header {
     uint32_t templates;                         /*  0 one at least */
     uint32_t tokens;                            /*  4 */
     struct template_set_text think, think_done; /*  8, 16 of length 0: the model has no such marks */
-    uint32_t reserved[2];                       /* 24 zero */
+    struct template_set_text think_next;        /* 24 of length 0: what the model thinks is one message */
 };
 static_assert(sizeof(struct template_set_header) == 32, "FORMAT-template.md: 32 bytes");
 

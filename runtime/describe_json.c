@@ -134,6 +134,10 @@ static void json_defaults(const struct facts *f)
         json_set_text(f, f->templates.header.think);
         fputc(',', f->to);
         json_set_text(f, f->templates.header.think_done);
+        if (f->templates.header.think_next.length) {
+            fputc(',', f->to);
+            json_set_text(f, f->templates.header.think_next);
+        }
         fputc(']', f->to);
     } else
         fputs("null", f->to);

@@ -132,6 +132,10 @@ static void print_defaults(const struct facts *f)
         fprintf(f->to, "%-14s ", "thinking");
         put_set_text(f, f->templates.header.think);
         fputs(" ... ", f->to);
+        if (f->templates.header.think_next.length) {
+            put_set_text(f, f->templates.header.think_next);
+            fputs(" ... ", f->to);
+        }
         put_set_text(f, f->templates.header.think_done);
         fputc('\n', f->to);
     }

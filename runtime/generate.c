@@ -206,6 +206,11 @@ static enum stele_status open_text(struct generation *g)
     return status;
 }
 
+static struct mark mark_of(const struct template_set *set, struct template_set_text text)
+{
+    return (struct mark){template_set_text(set, text), text.length};
+}
+
 /* The marks, where the model has some and the caller asks for them. */
 static enum stele_status open_thinking(struct generation *g)
 {
@@ -217,8 +222,9 @@ static enum stele_status open_thinking(struct generation *g)
     enum stele_status status = template_set_open(&set, section, bytes, g->err);
     if (status != STELE_OK || !set.header.think.length || !set.header.think_done.length)
         return status;
-    g->thinking.begin = (struct mark){template_set_text(&set, set.header.think), set.header.think.length};
-    g->thinking.done = (struct mark){template_set_text(&set, set.header.think_done), set.header.think_done.length};
+    g->thinking.begin = mark_of(&set, set.header.think);
+    g->thinking.done = mark_of(&set, set.header.think_done);
+    g->thinking.next = mark_of(&set, set.header.think_next);
     g->thinking.state = g->asked->thinking_begun ? THINKING_INSIDE : THINKING_START;
     return STELE_OK;
 }

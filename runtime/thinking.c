@@ -57,16 +57,30 @@ static enum stele_status at_start(struct thinking *t, bool end, bool *more, stru
 
 static enum stele_status inside(struct thinking *t, bool end, bool *more, struct stele_error *err)
 {
-    bool found = false, part = false;
+    bool done = false, next = false, part_of_done = false, part_of_next = false;
     size_t at = 0;
-    while (at < t->held.length && !(found = mark_at(t, &t->done, at, &part)) && !(part && !end))
-        at++;
+    for (; at < t->held.length; at++) {
+        done = mark_at(t, &t->done, at, &part_of_done);
+        next = mark_at(t, &t->next, at, &part_of_next);
+        if (done || next || ((part_of_done || part_of_next) && !end))
+            break;
+    }
     enum stele_status status = hand_on(t, at, &t->thoughts, err);
-    if (status != STELE_OK || !found)
+    if (status != STELE_OK || !(done || next))
         return status;
     *more = true;
-    t->state = THINKING_GAP;
-    return hand_on(t, t->done.bytes, NULL, err);
+    t->state = done ? THINKING_GAP : THINKING_NEXT;
+    return hand_on(t, done ? t->done.bytes : t->next.bytes, NULL, err);
+}
+
+static enum stele_status at_next(struct thinking *t, bool end, bool *more, struct stele_error *err)
+{
+    bool part, begins = mark_at(t, &t->begin, 0, &part);
+    if (part && !end)
+        return STELE_OK;
+    *more = true;
+    t->state = THINKING_INSIDE;
+    return hand_on(t, begins ? t->begin.bytes : 0, NULL, err);
 }
 
 static enum stele_status in_gap(struct thinking *t, bool *more, struct stele_error *err)
@@ -99,6 +113,9 @@ enum stele_status thinking_push(struct thinking *t, const char *text, size_t byt
             break;
         case THINKING_INSIDE:
             status = inside(t, end, &more, err);
+            break;
+        case THINKING_NEXT:
+            status = at_next(t, end, &more, err);
             break;
         case THINKING_GAP:
             status = in_gap(t, &more, err);

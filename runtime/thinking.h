@@ -13,6 +13,7 @@ struct mark {
 enum thinking_state {
     THINKING_START,  /* nothing but white space was written: a mark may come */
     THINKING_INSIDE,
+    THINKING_NEXT,   /* behind a mark of the next message: thinking may begin again */
     THINKING_GAP,    /* behind the marks: the white space before the answer is no part of it */
     THINKING_ANSWER,
 };
@@ -20,6 +21,7 @@ enum thinking_state {
 /* All zero: there are no marks, and everything is the answer. */
 struct thinking {
     struct mark begin, done;
+    struct mark next; /* between the messages that a model thinks in; of length 0: it thinks in one */
     enum thinking_state state;
     struct text_buffer held, special; /* what is not certain yet; whether a byte is of a special token, which marks may be
                                        * made of, and which nobody sees */

@@ -745,15 +745,16 @@ def chain(
     template="{{ messages[-1].content }}<|go|>{# </think> #}",
     special=("<think>", "</think>"),
     plain=(),
+    end="<|end|>",
 ):
-    """An image of a model that writes `pieces` after the token `start`, one token each, and ends: its layers add nothing
+    """An image of a model that writes `pieces` after the token `start`, one token each, and `end`: its layers add nothing
     to an embedding of one number a token, and the head's row of a token has that number of the token before it."""
     assert len({start, *pieces}) == len(pieces) + 1, "a token has one that follows it"
-    added = [*dict.fromkeys(["<|go|>", "<|end|>", *special, *plain])]
+    added = [*dict.fromkeys(["<|go|>", end, *special, *plain])]
     words = [p for p in pieces if p not in added and letters(p) not in LETTERS.values()]
     tokenizer = byte_level(added, words, special=lambda token: token not in plain)
     number = tokenizer["model"]["vocab"] | {letters(t["content"]): t["id"] for t in tokenizer["added_tokens"]}
-    ids = [number[letters(p)] for p in (start, *pieces, "<|end|>")]
+    ids = [number[letters(p)] for p in (start, *pieces, end)]
     size = len(number)
     head = np.zeros((size, size), "<f4")
     head[ids[1:], ids[:-1]] = 1
@@ -847,14 +848,41 @@ def a_model_that_ends_while_it_thinks_has_no_answer_and_a_sentence_says_so():
     thinks(chain(["<think>", "Hm", "m"]), "Hmm", "", note="without an answer")
 
 
+def oss(*pieces):
+    """A model with gpt-oss's marks, whose thoughts and answer are messages that end with <|end|> and <|return|>."""
+    return chain(
+        pieces,
+        special=("<|channel|>", "<|message|>", "<|end|>", "<|start|>", *(p for p in pieces if "|><|" in p)),
+        template="{{ messages[0].content }}<|go|>{# <|channel|>final<|message|> #}",
+        end="<|return|>",
+    )
+
+
+THINKS_IN_A_MESSAGE = ["<|channel|>", "analysis", "<|message|>", "Hm", "<|end|>", "<|start|>", "assistant"]
+THINKS_IN_A_MESSAGE += ["<|channel|>final<|message|>", "Yes"]
+
+
+@test
+def what_stands_between_messages_is_no_thought():
+    thinks(oss(*THINKS_IN_A_MESSAGE), "Hm", "Yes")
+    thinks(oss(*THINKS_IN_A_MESSAGE), "Hm", "", "-n", 7, note="still thinking after 7 tokens")
+    again = ["<|channel|>analysis", "<|message|>", "Hm", "<|end|>", "<|start|>", "assistant", "<|channel|>", "analysis"]
+    again += ["<|message|>...", "<|end|><|start|>", "assist", "ant", "<|channel|>final<|message|>", "Yes"]
+    thinks(oss(*again), "Hm...", "Yes")
+
+
+@test(needs=CHAT / "templates" / "gpt-oss")
+def messages_are_spelled_as_the_template_of_gpt_oss_has_them():
+    img = converted(with_template(source("gpt-oss"), byte_level([]), tokens("gpt-oss")))
+    said = [{"role": "user", "content": "hi"}, {"role": "assistant", "thinking": "Hm", "content": "Yes"}]
+    text = stele("render", img, "--messages", messages_file(said), *arguments({})).exits(0).text
+    assert text.endswith("<|end|><|start|>assistant" + "".join(THINKS_IN_A_MESSAGE) + "<|return|>"), text[-200:]
+    marks = lambda img: json.loads(stele("inspect", "--json", img).exits(0).text)["defaults"]["thinking"]
+    assert marks(img) == marks(oss("Yes")) and len(marks(img)) == 3, marks(img)
+
+
 @test
 def the_marks_of_other_models_are_found():
-    c = "<|channel|>"
-    oss = lambda *pieces: chain(
-        pieces,
-        special=(c, "<|message|>", "<|end|>", "<|start|>"),
-        template=f"{{{{ messages[0].content }}}}<|go|>{{# {c}final<|message|> #}}",
-    )
     thinks(oss("<|channel|>", "final", "<|message|>", "Yes"), "", "Yes")
     mistral = chain(
         ["[THINK]", "Hm", "[/THINK]", "Yes"],

@@ -34,6 +34,7 @@ static struct made make(void)
     struct made m = {.header = {.templates = TEMPLATES, .tokens = TOKENS}};
     m.header.think = text_at(&m, 0, "<t>");
     m.header.think_done = text_at(&m, 3, "</t>");
+    m.header.think_next = text_at(&m, 7, "n");
     static const char *const names[] = {"default", "tool_use"};
     for (uint32_t i = 0; i < TEMPLATES; i++) {
         uint32_t at = (uint32_t)(offsetof(struct made, programs) + i * PROGRAM_BYTES);
@@ -79,7 +80,8 @@ static uint32_t sum(const struct template_set *s, struct template_set_text text)
 /* Reads everything that an opened section gives. */
 static uint32_t read_all(const struct template_set *s, size_t bytes)
 {
-    uint32_t n = sum(s, s->header.think) + sum(s, s->header.think_done) + template_set_find(s, "tool_use");
+    uint32_t n = sum(s, s->header.think) + sum(s, s->header.think_done) + sum(s, s->header.think_next) +
+                 template_set_find(s, "tool_use");
     for (uint32_t i = 0; i < s->header.tokens; i++)
         n += sum(s, s->tokens[i].name) + sum(s, s->tokens[i].text);
     for (uint32_t i = 0; i < s->header.templates; i++) {
@@ -124,8 +126,8 @@ START_TEST(each_wrong_field_is_refused_by_name)
         {12, UINT32_MAX, "thinking mark"},
         {16, UINT32_MAX, "thinking mark"},
         {20, SECTION_BYTES, "thinking mark"},
-        {24, 1, "reserved"},
-        {28, 1, "reserved"},
+        {24, UINT32_MAX, "thinking mark"},
+        {28, SECTION_BYTES, "thinking mark"},
         {32, UINT32_MAX, "name of a template"},
         {40, 4, "template 0"}, /* not a multiple of 8 */
         {40, SECTION_BYTES + 8, "template 0"},

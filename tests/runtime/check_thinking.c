@@ -18,13 +18,14 @@ enum { TEXT_MAX = 12, TEXTS = 400 };
     } while (0)
 
 static const struct {
-    const char *begin, *done;
+    const char *begin, *done, *next;
     const char *parts[8]; /* what texts are made of: parts of the marks above all */
 } kinds[] = {
-    {"<t>", "</t>", {"<t>", "</t>", "<", "</t", ">", " ", "\n", "x"}},
-    {"aab", "aaac", {"aab", "aaac", "a", "aa", "b", "c", " ", "x"}},
-    {"|ca|", "|cf|", {"|ca|", "|cf|", "|c", "|", "a|", "f", " ", "x"}},
-    {"[T]\n", "[/T]", {"[T]\n", "[/T]", "[T]", "\n", "[", "/T", "]", " "}},
+    {"<t>", "</t>", "", {"<t>", "</t>", "<", "</t", ">", " ", "\n", "x"}},
+    {"aab", "aaac", "", {"aab", "aaac", "a", "aa", "b", "c", " ", "x"}},
+    {"|ca|", "|cf|", "", {"|ca|", "|cf|", "|c", "|", "a|", "f", " ", "x"}},
+    {"|a|", "|f|", "|e|as", {"|a|", "|f|", "|e|as", "|e|", "as", "|", "|e", "x"}},
+    {"[T]\n", "[/T]", "", {"[T]\n", "[/T]", "[T]", "\n", "[", "/T", "]", " "}},
 };
 enum { KINDS = sizeof kinds / sizeof *kinds };
 
@@ -54,23 +55,31 @@ static void append(char *to, const char *text, const bool *special, size_t from,
     to[n] = '\0';
 }
 
+/* The length of the mark where the text starts with it, else 0. */
+static size_t starts(const char *text, const char *mark)
+{
+    return strncmp(text, mark, strlen(mark)) ? 0 : strlen(mark);
+}
+
 static struct parted part(int kind, bool inside, const char *text, const bool *special)
 {
     static const char spaces[] = " \t\n\v\f\r";
     struct parted p = {"", ""};
-    const char *begin = kinds[kind].begin, *done = kinds[kind].done, *end;
+    const char *begin = kinds[kind].begin, *done = kinds[kind].done, *next = kinds[kind].next;
     size_t n = strlen(text), at = inside ? 0 : strspn(text, spaces);
-    if (!inside && !strncmp(text + at, begin, strlen(begin))) {
-        inside = true;
-        at += strlen(begin);
-    } else if (!inside && strncmp(text + at, done, strlen(done))) {
+    if (!inside && !starts(text + at, begin) && !starts(text + at, done)) {
         append(p.answer, text, special, 0, n);
         return p;
     }
-    end = strstr(text + at, done);
-    append(p.thoughts, text, special, at, end ? (size_t)(end - text) : n);
-    if (end) {
-        at = (size_t)(end - text) + strlen(done);
+    if (!inside)
+        at += starts(text + at, begin);
+    while (at < n && !starts(text + at, done)) {
+        size_t skip = starts(text + at, next);
+        append(p.thoughts, text, special, at, skip ? at : at + 1);
+        at += skip ? skip + starts(text + at + skip, begin) : 1;
+    }
+    if (at < n) {
+        at += strlen(done);
         append(p.answer, text, special, at + strspn(text + at, spaces), n);
     }
     return p;
@@ -94,6 +103,7 @@ static void check_cut(int kind, bool inside, const char *text, const bool *speci
 {
     struct thinking t = {.begin = {kinds[kind].begin, strlen(kinds[kind].begin)},
                          .done = {kinds[kind].done, strlen(kinds[kind].done)},
+                         .next = {kinds[kind].next, strlen(kinds[kind].next)},
                          .state = inside ? THINKING_INSIDE : THINKING_START};
     struct parted sum = {"", ""};
     size_t n = strlen(text), from = 0;
@@ -101,7 +111,7 @@ static void check_cut(int kind, bool inside, const char *text, const bool *speci
         if (i + 1 == n || (cuts >> i & 1) || special[i] != special[i + 1]) {
             expect(!thinking_push(&t, text + from, i + 1 - from, special[from], false, NULL), "no memory");
             take(&t, &sum, want);
-            expect(t.state == THINKING_START || t.held.length < t.begin.bytes + t.done.bytes,
+            expect(t.state == THINKING_START || t.held.length < t.begin.bytes + t.done.bytes + t.next.bytes,
                    "%zu bytes held of \"%s\"", t.held.length, text);
             from = i + 1;
         }
