@@ -759,7 +759,8 @@ static bool raise_exception(struct heap *h, const struct value *message)
         memcpy(h->message, text.text, text.count);
     h->message[text.count] = '\0';
     h->message_bytes = text.count;
-    return heap_fail(h, FAILURE_RAISED, "%s", h->message);
+    return heap_fail(h, FAILURE_RAISED, "%s",
+                     *h->message ? h->message : "the chat template refuses this and does not say why");
 }
 
 enum { FORMAT_MAX = 1024, TIME_MAX = 4096 };

@@ -236,6 +236,23 @@ START_TEST(what_is_not_understood_is_named)
 }
 END_TEST
 
+/* Also one that raises an empty text. */
+START_TEST(a_template_that_refuses_is_a_sentence)
+{
+    static const char *const sources[] = {"{{ raise_exception('') }}", "{{ raise_exception('\\0') }}"};
+    struct heap_limits limits = template_limits();
+    struct stele_error err = {0};
+    struct heap h;
+    size_t length;
+    uint8_t *program = compiled(sources[_i], &length);
+    ck_assert(!render(&h, program, length, &limits, &err));
+    ck_assert_int_eq(h.failure, FAILURE_RAISED);
+    ck_assert_str_ne(err.text, "");
+    heap_close(&h);
+    free(program);
+}
+END_TEST
+
 /* Nesting, words and numbers without end: a sentence, soon. */
 START_TEST(a_template_without_end_is_refused)
 {
@@ -357,6 +374,7 @@ int main(void)
     tcase_add_loop_test(tc, every_limit_is_a_sentence, 0, 3);
     tcase_add_loop_test(tc, what_runs_away_is_stopped, 0, COUNT(hostile));
     tcase_add_loop_test(tc, what_is_not_understood_is_named, 0, COUNT(refused));
+    tcase_add_loop_test(tc, a_template_that_refuses_is_a_sentence, 0, 2);
     tcase_add_loop_test(tc, a_template_without_end_is_refused, 0, 15);
     tcase_add_loop_test(tc, every_byte_knows_its_origin, 0, COUNT(origins));
     tcase_add_loop_test(tc, bad_json_is_refused_by_its_place, 0, COUNT(bad_json));
