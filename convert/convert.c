@@ -235,6 +235,8 @@ static enum stele_status write_image(struct conversion *v)
         status = checkpoint_unchanged(&v->checkpoint, v->err);
     if (status != STELE_OK)
         return status;
+    if (arrival && arrival->whole)
+        arrival->whole(arrival->context);
     struct image_writer *writer = v->writer;
     v->writer = NULL;
     return image_finish(writer, v->err);

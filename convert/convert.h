@@ -30,6 +30,9 @@ struct convert_arrival {
     /* The provenance as malloc'ed text. */
     enum stele_status (*provenance)(void *context, char **out, const struct convert_options *options,
                                     const struct checkpoint *checkpoint, struct stele_error *err);
+    /* Everything is laid, every digest matched: what is left is to sync the image and to give it its name. NULL is allowed.
+     */
+    void (*whole)(void *context);
     void *context;
 };
 

@@ -9,6 +9,8 @@
 #include "format.h"
 #include "types.h"
 
+struct arrival;
+
 struct image {
     char *name;            /* the path it was opened by */
     const uint8_t *bytes;  /* the whole file, PROT_READ, MAP_SHARED */
@@ -17,12 +19,18 @@ struct image {
     struct timespec mtime, ctime;
     struct image_header header;                          /* a copy, checked */
     struct image_section sections[IMAGE_SECTIONS_MAX];   /* likewise */
+    struct arrival *arrival; /* its writer is at work (arrival.h); NULL: it is whole */
 };
 
 /* Maps the image at `path` read-only and checks header and section table against the file; touches no section. A constant
  * number of system calls. STELE_OK: *out owns mapping and descriptor until image_close; views into it live as long.
  * Else *out is NULL and err->text one sentence. Any number of threads may use one image. */
 enum stele_status image_open(struct image **out, const char *path, struct stele_error *err);
+
+/* The same of an open file whose first two pages are not written yet: header and section table are given, and checked
+ * alike. Takes the descriptor in any case. */
+enum stele_status image_adopt(struct image **out, const char *name, int fd, const struct image_header *header,
+                              const struct image_section *sections, struct stele_error *err);
 
 void image_close(struct image *image);
 
@@ -35,7 +43,8 @@ enum stele_status image_require(const struct image *image, enum section_kind kin
 
 const char *section_name(uint32_t kind);
 
-/* STELE_OK if size, mtime and ctime are still those of the opening; else STELE_DAMAGED. */
+/* STELE_OK if size and mtime are still those of the opening; else STELE_DAMAGED. For an image that arrives, waits until it
+ * is over, and asks whether what lies there is what was computed from. */
 enum stele_status image_unchanged(const struct image *image, struct stele_error *err);
 
 /* How far a verification is, and what it found. */

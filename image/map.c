@@ -11,6 +11,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "arrival.h"
+
 const char *section_name(uint32_t kind)
 {
     static const char *const names[SECTION_KINDS] = {
@@ -54,7 +56,7 @@ static enum stele_status check_sections(const struct image *image, struct stele_
     return STELE_OK;
 }
 
-static enum stele_status check_header(struct image *image, struct stele_error *err)
+static enum stele_status check_header(struct image *image, const void *table, struct stele_error *err)
 {
     const struct image_header *h = &image->header;
     size_t have = image->length < sizeof h->magic ? (size_t)image->length : sizeof h->magic;
@@ -71,7 +73,7 @@ static enum stele_status check_header(struct image *image, struct stele_error *e
     if (h->sections > IMAGE_SECTIONS_MAX)
         return stele_fail(err, STELE_INPUT, "%s: header: %" PRIu32 " sections, more than %d", image->name, h->sections,
                           IMAGE_SECTIONS_MAX);
-    memcpy(image->sections, image->bytes + IMAGE_PAGE, h->sections * sizeof *image->sections);
+    memcpy(image->sections, table, h->sections * sizeof *image->sections);
     if (h->check != image_check(h, image->sections))
         return stele_fail(err, STELE_DAMAGED, "%s: header and section table do not have their check sum; copy it again",
                           image->name);
@@ -89,15 +91,15 @@ static enum stele_status check_header(struct image *image, struct stele_error *e
     return check_sections(image, err);
 }
 
-static enum stele_status map_file(struct image *image, struct stele_error *err)
+/* Maps the file, or as much of it as `length` says. */
+static enum stele_status map_file(struct image *image, uint64_t length, struct stele_error *err)
 {
-    image->fd = open(image->name, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe is refused, not waited for */
     struct stat st;
     if (image->fd < 0 || fstat(image->fd, &st))
         return stele_fail(err, STELE_SYSTEM, "%s: %s", image->name, strerror(errno));
     if (!S_ISREG(st.st_mode))
         return stele_fail(err, STELE_INPUT, "%s: not a regular file, so it cannot be mapped", image->name);
-    image->length = (uint64_t)st.st_size;
+    image->length = (uint64_t)st.st_size < length ? (uint64_t)st.st_size : length;
     image->mtime = st.st_mtim;
     image->ctime = st.st_ctim;
     if (!image->length)
@@ -107,23 +109,25 @@ static enum stele_status map_file(struct image *image, struct stele_error *err)
         return stele_fail(err, STELE_SYSTEM, "%s: cannot map its %" PRIu64 " bytes: %s", image->name, image->length,
                           strerror(errno));
     image->bytes = bytes;
-    if (image->length >= 2 * IMAGE_PAGE)
-        memcpy(&image->header, bytes, sizeof image->header);
     return STELE_OK;
 }
 
-enum stele_status image_open(struct image **out, const char *path, struct stele_error *err)
+/* An image without anything, or NULL. */
+static struct image *image_new(const char *name, struct stele_error *err)
 {
-    *out = NULL;
     struct image *image = calloc(1, sizeof *image);
-    if (!image || !(image->name = strdup(path))) {
-        free(image);
-        return stele_fail(err, STELE_SYSTEM, "%s: no memory to open it", path);
+    if (image && (image->name = strdup(name))) {
+        image->fd = -1;
+        return image;
     }
-    image->fd = -1;
-    enum stele_status status = map_file(image, err);
-    if (status == STELE_OK)
-        status = check_header(image, err);
+    free(image);
+    stele_fail(err, STELE_SYSTEM, "%s: no memory to open it", name);
+    return NULL;
+}
+
+/* Hands the image to the caller, or gives it up. */
+static enum stele_status opened(struct image **out, struct image *image, enum stele_status status)
+{
     if (status == STELE_OK)
         *out = image;
     else
@@ -131,10 +135,43 @@ enum stele_status image_open(struct image **out, const char *path, struct stele_
     return status;
 }
 
+enum stele_status image_open(struct image **out, const char *path, struct stele_error *err)
+{
+    *out = NULL;
+    struct image *image = image_new(path, err);
+    if (!image)
+        return STELE_SYSTEM;
+    image->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe is refused, not waited for */
+    enum stele_status status = map_file(image, UINT64_MAX, err);
+    if (status == STELE_OK && image->length >= 2 * IMAGE_PAGE)
+        memcpy(&image->header, image->bytes, sizeof image->header);
+    if (status == STELE_OK)
+        status = check_header(image, image->bytes + IMAGE_PAGE, err);
+    return opened(out, image, status);
+}
+
+enum stele_status image_adopt(struct image **out, const char *name, int fd, const struct image_header *header,
+                              const struct image_section *sections, struct stele_error *err)
+{
+    *out = NULL;
+    struct image *image = image_new(name, err);
+    if (!image) {
+        close(fd);
+        return STELE_SYSTEM;
+    }
+    image->fd = fd;
+    image->header = *header;
+    enum stele_status status = map_file(image, header->file_bytes, err);
+    if (status == STELE_OK)
+        status = check_header(image, sections, err);
+    return opened(out, image, status);
+}
+
 void image_close(struct image *image)
 {
     if (!image)
         return;
+    arrival_close(image->arrival);
     if (image->bytes)
         munmap((void *)(uintptr_t)image->bytes, image->length);
     if (image->fd >= 0)
@@ -163,13 +200,27 @@ enum stele_status image_require(const struct image *image, enum section_kind kin
     return stele_fail(err, STELE_INPUT, "%s: the image has no section \"%s\"", image->name, section_name(kind));
 }
 
+/* Whether the file is now an image whose sections are those that it arrived as. */
+static bool became(const struct image *image)
+{
+    const struct image_header *h = (const struct image_header *)image->bytes;
+    const size_t table = image->header.sections * sizeof *image->sections, undecided = sizeof(struct image_digest);
+    return !memcmp(h->magic, IMAGE_MAGIC, sizeof h->magic) && h->sections >= image->header.sections && table &&
+           !memcmp(image->bytes + IMAGE_PAGE, image->sections, table - undecided); /* the last one's digest */
+}
+
 enum stele_status image_unchanged(const struct image *image, struct stele_error *err)
 {
     struct stat st;
+    enum stele_status status = image_await_over(image, err);
+    if (status != STELE_OK)
+        return status;
     if (fstat(image->fd, &st))
         return stele_fail(err, STELE_SYSTEM, "%s: %s", image->name, strerror(errno));
     bool same = (uint64_t)st.st_size == image->length && st.st_mtim.tv_sec == image->mtime.tv_sec &&
                 st.st_mtim.tv_nsec == image->mtime.tv_nsec;
+    if (image->arrival)
+        same = (uint64_t)st.st_size >= image->length && became(image);
     if (same)
         return STELE_OK;
     return stele_fail(err, STELE_DAMAGED, "%s: the file was changed while it was in use; the answer cannot be trusted",

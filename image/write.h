@@ -48,6 +48,10 @@ enum stele_status image_begin_placed(struct image_writer *w, enum section_kind k
 enum stele_status image_place(struct image_writer *w, const void *bytes, uint64_t length, uint64_t offset,
                               struct stele_error *err);
 
+/* Tells who listens at `channel` (arrival.h; -1: nobody) of the image: all sections before the placed one are written, and
+ * what is missing of that will be counted. */
+enum stele_status image_announce(struct image_writer *w, int channel, struct stele_error *err);
+
 /* The digests of the weights' chunks as a section. Call it behind the weights. */
 enum stele_status image_write_digests(struct image_writer *w, struct stele_error *err);
 

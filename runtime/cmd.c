@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +17,21 @@ int cmd_fail(const char *verb, const struct stele_error *err)
 {
     fprintf(stderr, "stele %s: %s\n", verb, err->text);
     return (int)err->status;
+}
+
+void cmd_become(const char *name, char **argv)
+{
+    static const char *const folders[] = {"", "/../libexec/stele"};
+    char self[PATH_MAX], path[2 * PATH_MAX];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    self[n > 0 ? n : 0] = '\0';
+    char *slash = strrchr(self, '/');
+    for (size_t i = 0; slash && i < sizeof folders / sizeof *folders; i++) {
+        snprintf(path, sizeof path, "%.*s%s/stele-%s", (int)(slash - self), self, folders[i], name);
+        execv(path, argv);
+    }
+    fprintf(stderr, "stele: cannot run stele-%s, neither beside stele nor in ../libexec/stele from there: %s\n", name,
+            strerror(errno));
 }
 
 const char *cmd_kernels(void)

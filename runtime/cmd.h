@@ -49,6 +49,10 @@ struct verb {
 enum stele_status cmd_options(const struct cmd_option *options, int argc, char **argv, const char **operands, size_t most,
                               size_t *count, struct stele_error *err);
 
+/* Becomes stele-NAME: the program beside this one, else in ../libexec/stele from there; never from PATH. Returns where there
+ * is none, having said so. */
+void cmd_become(const char *name, char **argv);
+
 /* Prints "stele VERB: sentence" to stderr and returns the exit code. */
 int cmd_fail(const char *verb, const struct stele_error *err);
 

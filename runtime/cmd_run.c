@@ -57,6 +57,9 @@ const struct verb verb_run = {
     .about = "Writes the model's answer to standard output as it is made, and nothing else there. The prompt is the argument,\n"
              "or standard input where there is none or it is \"-\". Where the model has a chat template the prompt is a user's\n"
              "message, and control tokens that are spelled in it are text; else, and with --raw, the model continues it.\n"
+             "IMAGE may be a reference, as `stele pull` takes it: hf:ORG/NAME, s3://..., https://..., with #q8 behind it\n"
+             "to say which weights. What the store lacks is fetched, as `stele pull REF` would, and computed from while it\n"
+             "arrives; nothing is written before all of it is there and every digest matched.\n"
              "STELE_KERNELS=generic|avx2|avx512|neon forces a table of kernels; all give the same bits.\n"
              "neon is tested under emulation only.",
     .run = cmd_run,
@@ -302,7 +305,8 @@ static enum stele_status generate(struct run *r)
     enum stele_status status = stele_generate(r->session, &g, &r->result, r->err);
     if (r->write_status != STELE_OK)
         return r->write_status;
-    return r->result.prefill_end > 0 ? end_answer(r, status) : status;
+    bool begun = r->result.tokens || status == STELE_OK || status == STELE_FULL;
+    return begun && r->result.prefill_end > 0 ? end_answer(r, status) : status;
 }
 
 static void print_stats(struct run *r)

@@ -8,6 +8,8 @@ struct cmd_session cmd_session = {.kv = -1};
 enum stele_status cmd_open_image(struct stele_image **out, const char *operand, const char *verb, struct stele_error *err)
 {
     enum stele_status status = stele_image_open(out, operand, err);
+    if (status == STELE_UNREACHABLE) /* a reference that the store lacks */
+        status = cmd_fetch(out, operand, err);
     if (status != STELE_OK)
         return status;
     guard_image(*out, verb);

@@ -31,8 +31,12 @@ extern struct cmd_session cmd_session;
      1, 18446744073709551615.0, NULL},                                                                                    \
     {"--verify", OPTION_FLAG, &cmd_session.verify, NULL, "check every byte of the image first", 0, 0, NULL}
 
-/* Opens the image, sets its guard for sentences of `verb`, and verifies it where that is asked for. */
+/* Opens the image, sets its guard for sentences of `verb`, and verifies it where that is asked for. What a reference names
+ * and the store lacks is fetched. */
 enum stele_status cmd_open_image(struct stele_image **out, const char *operand, const char *verb, struct stele_error *err);
+
+/* Starts `stele-pull` for a reference and opens what it writes, at once; with --verify, when the store has it. */
+enum stele_status cmd_fetch(struct stele_image **out, const char *reference, struct stele_error *err);
 
 /* As the options say, but for what the verb sets itself. */
 struct stele_options cmd_session_options(void);

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "arrival.h"
 #include "cpus.h"
 #include "gpus.h"
 #include "library.h"
@@ -333,6 +334,19 @@ static bool lay_out_kv(const struct stele_session *s, size_t *offsets, uint64_t 
     return true;
 }
 
+/* Whether an operand is a tensor of the image. */
+static bool is_tensor(enum plan_kind kind, uint32_t operand)
+{
+    return (kind == KIND_MATRIX || kind == KIND_BANK || kind == KIND_VECTOR || kind == KIND_VECTOR_OR_NONE) &&
+           operand != PLAN_NONE;
+}
+
+static struct blas_span span_of(const struct stele_session *s, const uint8_t *weights, uint32_t tensor)
+{
+    const struct image_tensor *t = &s->plan.tensors[tensor];
+    return (struct blas_span){weights + t->offset, t->stride * (t->count - 1) + t->bytes};
+}
+
 /* The tensors that steps read, in plan order, for a back end that brings them to a memory of its own. Rows of embeddings are
  * read where they are. */
 static enum stele_status list_spans(struct stele_session *s, const uint8_t *weights, struct stele_error *err)
@@ -342,13 +356,10 @@ static enum stele_status list_spans(struct stele_session *s, const uint8_t *weig
     for (uint32_t i = 0; listed && s->spans && i < s->plan.counts.ops; i++) {
         const struct plan_op *op = &s->plan.ops[i];
         for (size_t a = 0; op->code != PLAN_EMBED && plan_forms[op->code].args[a].name; a++) {
-            const enum plan_kind kind = plan_forms[op->code].args[a].kind;
             const uint32_t tensor = op->args[a];
-            if ((kind != KIND_MATRIX && kind != KIND_BANK && kind != KIND_VECTOR && kind != KIND_VECTOR_OR_NONE) ||
-                tensor == PLAN_NONE || listed[tensor])
+            if (!is_tensor(plan_forms[op->code].args[a].kind, tensor) || listed[tensor])
                 continue;
-            const struct image_tensor *t = &s->plan.tensors[tensor];
-            s->spans[s->span_count++] = (struct blas_span){weights + t->offset, t->stride * (t->count - 1) + t->bytes};
+            s->spans[s->span_count++] = span_of(s, weights, tensor);
             listed[tensor] = true;
         }
     }
@@ -465,6 +476,8 @@ enum stele_status stele_session_open(struct stele_session **out, const struct st
         status = kv_open(&s->kv, options->sequences ? options->sequences : 1, s->context, err);
     if (status == STELE_OK && s->backend != &blas_cpu)
         status = list_spans(s, weights, err);
+    if (status == STELE_OK && s->backend != &blas_cpu) /* which brings them to a memory of its own at once */
+        status = image_await_whole(s->image, err);
     if (status == STELE_OK)
         status = open_device(s, options, kernels, weights, err);
     if (status == STELE_OK)
@@ -682,6 +695,21 @@ static enum stele_status finish(struct stele_session *s, struct stele_error *err
     return kv_refused(s, op, fault.row, err);
 }
 
+/* Waits for the weights that op i reads of an image that arrives. */
+static enum stele_status await_weights(const struct stele_session *s, uint32_t i, struct stele_error *err)
+{
+    const struct plan_op *op = &s->plan.ops[i];
+    uint64_t bytes;
+    const uint8_t *weights = image_section(s->image, SECTION_WEIGHTS, &bytes);
+    enum stele_status status = STELE_OK;
+    for (size_t a = 0; status == STELE_OK && plan_forms[op->code].args[a].name; a++)
+        if (is_tensor(plan_forms[op->code].args[a].kind, op->args[a])) {
+            struct blas_span span = span_of(s, weights, op->args[a]);
+            status = image_await(s->image, span.bytes, span.length, err);
+        }
+    return status;
+}
+
 enum stele_status stele_step(struct stele_session *s, const struct stele_slice *slices, size_t n, struct stele_error *err)
 {
     enum stele_status status = gather_rows(s, slices, n, err);
@@ -696,6 +724,8 @@ enum stele_status stele_step(struct stele_session *s, const struct stele_slice *
         size_t row;
         if (i == s->tail && !narrow(s, &step))
             break;
+        if (s->image->arrival && (status = await_weights(s, i, err)) != STELE_OK)
+            return status;
         if (!run_op(s, &s->ops[i], &row))
             return kv_refused(s, i, row, err);
     }
@@ -743,13 +773,16 @@ enum stele_status stele_logits(struct stele_session *s, size_t from, size_t coun
     size_t vocabulary = s->plan.counts.vocabulary;
     if (from > s->wanted_count || count > s->wanted_count - from)
         return stele_fail(err, STELE_USAGE, "logits %zu + %zu of %zu rows", from, count, s->wanted_count);
+    enum stele_status status = image_await_whole(s->image, err); /* no number leaves before its image was found right */
+    if (status != STELE_OK)
+        return status;
     struct blas_step step = whole(s);
     s->backend->begin(s->device, &step);
     for (size_t i = 0, n; i < count; i += n) {
         n = neighbours(s, from + i, count - i);
         s->backend->logits(s->device, &op->logits, s->wanted[from + i], n, out + i * vocabulary);
     }
-    enum stele_status status = finish(s, err);
+    status = finish(s, err);
     if (status != STELE_OK)
         return status;
     for (size_t i = 0; i < count * vocabulary; i++)

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "arrival.h"
 #include "cpus.h"
 #include "image.h"
 #include "library.h"
@@ -68,6 +69,16 @@ enum stele_status stele_image_open(struct stele_image **out, const char *path, s
     struct image *image = NULL;
     bool stored = store_is_reference(path) && access(path, F_OK);
     enum stele_status status = stored ? open_stored(&image, path, err) : image_open(&image, path, err);
+    *out = (struct stele_image *)image;
+    return status;
+}
+
+enum stele_status stele_image_arrive(struct stele_image **out, const char *reference, int channel, struct stele_error *err)
+{
+    struct image *image = NULL;
+    enum stele_status status = image_arrive(&image, reference, channel, err);
+    if (status == STELE_OK && !image)
+        status = open_stored(&image, reference, err);
     *out = (struct stele_image *)image;
     return status;
 }

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The command: finds the verb, prints help, runs the programs that are verbs of their own (stele-convert). */
 #include <errno.h>
-#include <limits.h>
 #include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
@@ -79,23 +78,6 @@ static void print_help(const struct verb *verb)
     puts("\nexit codes: 0 done, 1 system, 2 usage, 3 input, 4 damaged, 5 context full, 6 unreachable");
 }
 
-/* Replaces this process by stele-NAME: beside this program, else in ../libexec/stele from there; never from PATH. */
-static int run_program(const char *name, char **argv)
-{
-    static const char *const folders[] = {"", "/../libexec/stele"};
-    char self[PATH_MAX], path[2 * PATH_MAX];
-    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
-    self[n > 0 ? n : 0] = '\0';
-    char *slash = strrchr(self, '/');
-    for (size_t i = 0; slash && i < sizeof folders / sizeof *folders; i++) {
-        snprintf(path, sizeof path, "%.*s%s/stele-%s", (int)(slash - self), self, folders[i], name);
-        execv(path, argv);
-    }
-    fprintf(stderr, "stele: cannot run stele-%s, neither beside stele nor in ../libexec/stele from there: %s\n", name,
-            strerror(errno));
-    return STELE_SYSTEM;
-}
-
 static int no_verb(const char *name)
 {
     struct stele_error err;
@@ -115,7 +97,8 @@ static int help(const char *name)
             char verb[32], option[] = "--help"; /* a program of several verbs goes by argv[0] */
             snprintf(verb, sizeof verb, "%s", name);
             char *argv[] = {verb, option, NULL};
-            return run_program(programs[i].program, argv);
+            cmd_become(programs[i].program, argv);
+            return STELE_SYSTEM;
         }
     const struct verb *verb = find_verb(name);
     if (!verb)
@@ -154,8 +137,10 @@ int main(int argc, char **argv)
     if (!strcmp(argv[1], "help") || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))
         return finish(help(argc > 2 ? argv[2] : NULL));
     for (size_t i = 0; i < sizeof programs / sizeof *programs; i++)
-        if (!strcmp(argv[1], programs[i].name))
-            return run_program(programs[i].program, argv + 1);
+        if (!strcmp(argv[1], programs[i].name)) {
+            cmd_become(programs[i].program, argv + 1);
+            return STELE_SYSTEM;
+        }
     const struct verb *verb = find_verb(argv[1]);
     if (!verb)
         return no_verb(argv[1]);

@@ -42,6 +42,14 @@ struct stele_image;
  * STELE_OK: *out owns the mapping until stele_image_close; views into it live as long.
  * Else: *out is NULL and err->text is one sentence naming file, section and offset. */
 STELE_API enum stele_status stele_image_open(struct stele_image **out, const char *path, struct stele_error *err);
+
+/* The same for a reference that the store lacks, while it is fetched: `channel` is one end of a socketpair(2) of type
+ * SOCK_SEQPACKET, and a process that the caller started, `stele pull --arrival N REF`, has the other one as its descriptor N.
+ * Ops wait until their weights are there, stele_logits until every digest of the image matched, stele_image_unchanged until
+ * the store has it; what the writer ended with is returned there, in its words. Until it is in the store such an image is
+ * not to be verified or described. `channel` is the image's, and is closed where the call fails. */
+STELE_API enum stele_status stele_image_arrive(struct stele_image **out, const char *reference, int channel,
+                                               struct stele_error *err);
 STELE_API void stele_image_close(struct stele_image *image); /* NULL is allowed */
 
 /* What an image says of itself, unchecked: numbers of a section that is missing or too short are 0. */

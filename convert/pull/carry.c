@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "arrival.h"
 #include "image.h"
 #include "pool.h"
 
@@ -108,7 +109,12 @@ struct carrier {
     uint8_t *chunks, *scratch;  /* [threads][IMAGE_CHUNK], [threads][packed_scratch] */
     ZSTD_DCtx **unpackers;      /* [threads] */
     struct stele_error *errors; /* [threads] */
-    uint8_t head[2 * IMAGE_PAGE];
+    union {
+        uint8_t bytes[2 * IMAGE_PAGE];
+        struct image_header header;
+    } head;
+    struct arrival_map map; /* its pieces are the frames */
+    bool announced;
 };
 
 static double now(void)
@@ -133,7 +139,7 @@ static enum stele_status lay_frame(struct carrier *c, size_t index, const uint8_
     }
     if (!index) {
         uint64_t keep = n < sizeof c->head ? n : sizeof c->head;
-        memcpy(c->head, bytes, keep);
+        memcpy(c->head.bytes, bytes, keep);
         bytes += keep;
         at += keep;
         n -= keep;
@@ -147,6 +153,44 @@ static enum stele_status lay_frame(struct carrier *c, size_t index, const uint8_
         at += (uint64_t)done;
         n -= (uint64_t)done;
     }
+    c->map.missing[index] = 0;
+    return STELE_OK;
+}
+
+/* Frames that hold all sections but the weights and what lies behind them, which nobody computes from; SIZE_MAX where the
+ * table is none. */
+static size_t frames_before_weights(const struct carrier *c)
+{
+    struct image_section sections[IMAGE_SECTIONS_MAX];
+    uint64_t end = 0;
+    if (c->head.header.sections > IMAGE_SECTIONS_MAX)
+        return SIZE_MAX;
+    memcpy(sections, c->head.bytes + IMAGE_PAGE, sizeof sections);
+    for (uint32_t i = 0; i < c->head.header.sections; i++) {
+        const struct image_section *s = &sections[i];
+        if (s->offset > c->carry->index.image_bytes || s->bytes > c->carry->index.image_bytes - s->offset)
+            return SIZE_MAX;
+        bool awaited = s->kind == SECTION_WEIGHTS || s->kind == SECTION_DIGESTS || s->kind == SECTION_PROVENANCE;
+        end = !awaited && s->offset + s->bytes > end ? s->offset + s->bytes : end;
+    }
+    return (size_t)((end + IMAGE_CHUNK - 1) / IMAGE_CHUNK);
+}
+
+/* Tells who listens what has come. */
+static enum stele_status announce(struct carrier *c, struct stele_error *err)
+{
+    const uint64_t length = c->carry->index.image_bytes;
+    if (c->options->channel < 0)
+        return STELE_OK;
+    if (!c->announced && c->first >= frames_before_weights(c) && c->head.header.file_bytes == length) {
+        if (ftruncate(c->fd, (off_t)length))
+            return stele_fail(err, STELE_SYSTEM, "%s: cannot write it: %s", c->path, strerror(errno));
+        arrival_begun(c->options->channel, c->fd, &c->map, 0, &c->head.header,
+                      (const struct image_section *)(c->head.bytes + IMAGE_PAGE));
+        c->announced = true;
+    }
+    if (c->announced)
+        arrival_more(c->options->channel);
     return STELE_OK;
 }
 
@@ -179,7 +223,9 @@ static enum stele_status lay_all(struct carrier *c, struct journal *journal, str
     uint64_t end = frames[count - 1].at + frames[count - 1].length, ready = 0;
     enum stele_status status = STELE_OK;
     while (c->first < count && frames[c->first].at < journal->at)
-        c->first++;
+        c->map.missing[c->first++] = 0;
+    if (c->first)
+        status = announce(c, err);
     while (status == STELE_OK && c->first < count) {
         status = window_wait(c->window, frames[c->first].at + frames[c->first].length - 1, &ready, err);
         if (status != STELE_OK)
@@ -199,6 +245,8 @@ static enum stele_status lay_all(struct carrier *c, struct journal *journal, str
         window_release(c->window, journal->at);
         if (status == STELE_OK && !journal_write(journal, c->fd, journal->at - journal->synced >= (uint64_t)1 << 30))
             status = stele_fail(err, STELE_SYSTEM, "%s: cannot write it: %s", c->path, strerror(errno));
+        if (status == STELE_OK)
+            status = announce(c, err);
         c->options->progress(c->options->context, journal->at, end, window_active(c->window));
     }
     return status;
@@ -209,15 +257,17 @@ static enum stele_status seal(struct carrier *c, struct stele_error *err)
 {
     struct image *image;
     uint64_t length = c->carry->index.image_bytes;
-    if (pwrite(c->fd, c->head, sizeof c->head, 0) != (ssize_t)sizeof c->head || ftruncate(c->fd, (off_t)length) ||
-        fsync(c->fd))
+    if (pwrite(c->fd, &c->head, sizeof c->head, 0) != (ssize_t)sizeof c->head || ftruncate(c->fd, (off_t)length))
         return stele_fail(err, STELE_SYSTEM, "%s: cannot write it: %s", c->path, strerror(errno));
     enum stele_status status = image_open(&image, c->path, err);
     if (status != STELE_OK)
         return status;
     status = image_verify(image, &(struct image_watch){0}, err);
     image_close(image);
-    return status;
+    if (status != STELE_OK)
+        return status;
+    c->options->whole(c->options->context);
+    return fsync(c->fd) ? stele_fail(err, STELE_SYSTEM, "%s: cannot write it: %s", c->path, strerror(errno)) : STELE_OK;
 }
 
 static bool open_carrier(struct carrier *c)
@@ -231,7 +281,8 @@ static bool open_carrier(struct carrier *c)
     bool done = c->pool && c->chunks && c->scratch && c->unpackers && c->errors;
     for (size_t t = 0; done && t < threads; t++)
         done = (c->unpackers[t] = ZSTD_createDCtx()) != NULL;
-    return done;
+    struct stele_error ignored;
+    return done && arrival_map_open(&c->map, c->carry->index.image_bytes, &ignored) == STELE_OK;
 }
 
 static void close_carrier(struct carrier *c)
@@ -244,6 +295,7 @@ static void close_carrier(struct carrier *c)
     free(c->scratch);
     free(c->unpackers);
     free(c->errors);
+    arrival_map_close(&c->map);
 }
 
 enum stele_status carry_image(const struct carry *carry, const struct stream_options *options, int fd, const char *path,

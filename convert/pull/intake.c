@@ -9,6 +9,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "arrival.h"
 #include "numbers.h"
 #include "pack.h"
 #include "panel.h"
@@ -425,6 +426,7 @@ static enum stele_status pack_file(struct stream *s, const struct remote *file, 
             status = check_digest(s, file);
         if (status == STELE_OK)
             status = keep_journal(s, at);
+        arrival_more(s->options->channel);
         s->options->progress(s->options->context, at, s->total, window_active(s->window));
     }
     return status;
@@ -500,6 +502,8 @@ enum stele_status stream_weights(const struct stream_options *options, struct em
     enum stele_status status = make_extents(&s);
     if (status == STELE_OK)
         status = image_begin_placed(writer, SECTION_WEIGHTS, align, emitter->weights_bytes, err);
+    if (status == STELE_OK)
+        status = image_announce(writer, options->channel, err);
     if (status == STELE_OK)
         status = place_gaps(&s);
     if (status == STELE_OK)

@@ -18,7 +18,9 @@ struct stream_options {
     unsigned connections;
     /* Called now and then: bytes of the stream that are packed, all, requests on their way. */
     void (*progress)(void *context, uint64_t done, uint64_t total, unsigned active);
+    void (*whole)(void *context); /* of a finished image: as in convert.h */
     void *context;
+    int channel; /* of who computes from what arrives (arrival.h); -1: nobody */
 };
 
 struct stream_stats {

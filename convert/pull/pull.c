@@ -548,8 +548,16 @@ static struct stream_options stream_options(const struct puller *p)
         .chunk = p->options->chunk,
         .connections = p->options->connections,
         .progress = p->options->progress,
+        .whole = p->options->whole,
         .context = p->options->context,
+        .channel = p->options->channel,
     };
+}
+
+static void whole(void *context)
+{
+    const struct puller *p = context;
+    p->options->whole(p->options->context);
 }
 
 static enum stele_status stream_into(void *context, struct emitter *emitter, struct image_writer *writer,
@@ -656,7 +664,7 @@ static void no_progress(void *context, uint64_t done, uint64_t total)
 
 static enum stele_status compile(struct puller *p)
 {
-    struct convert_arrival arrival = {.provenance = say_where_from, .context = p};
+    struct convert_arrival arrival = {.provenance = say_where_from, .whole = whole, .context = p};
     struct convert_options options = {
         .verb = "pull",
         .source = p->source.snapshot ? p->source.snapshot : p->folder,
@@ -701,11 +709,11 @@ static bool source_changed(const struct puller *p)
     return false;
 }
 
-/* Compiles, again if the source changes meanwhile. */
+/* Compiles, again if the source changes meanwhile; not under who computes from what came before. */
 static enum stele_status compile_steadily(struct puller *p)
 {
     enum stele_status status = compile(p);
-    for (int i = 0; i < RESTARTS && status != STELE_OK && source_changed(p); i++) {
+    for (int i = 0; i < RESTARTS && status != STELE_OK && source_changed(p) && p->options->channel < 0; i++) {
         fprintf(stderr, "stele pull: %s; starting over\n", p->err->text);
         forget_shards(p);
         status = compile(p);

@@ -18,7 +18,10 @@ struct pull_options {
     uint64_t memory, chunk;
     unsigned connections, timeout_s;
     void (*progress)(void *context, uint64_t done, uint64_t total, unsigned active);
+    /* Everything is laid, every digest matched; the image is then synced and takes its place. */
+    void (*whole)(void *context);
     void *context;
+    int channel; /* of who computes from what arrives (arrival.h); -1: nobody */
 };
 
 struct pull_result {

@@ -8,9 +8,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "arrival.h"
 #include "cpus.h"
 #include "descriptors.h"
 #include "format.h"
@@ -30,6 +32,7 @@ enum {
     OPTION_IGNORE,
     OPTION_STATS,
     OPTION_NO_TEMPLATE,
+    OPTION_ARRIVAL,
     IGNORED_MAX = 64
 };
 
@@ -68,6 +71,8 @@ static const char usage[] =
     "  --no-template           leave the model's chat template out: text then goes in as it is\n"
     "  --ignore-key NAME       go on though config.json has this key, which stele does not know; may be repeated\n"
     "  --stats                 bytes, times and rates as one JSON object on stderr\n"
+    "  --arrival N             tell who reads from the socket that is descriptor N what has arrived: `stele run REF`\n"
+    "                          starts a pull so, and computes meanwhile\n"
     "\n"
     "exit codes: 0 done, 1 system, 2 usage, 3 input, 4 damaged, 6 unreachable or refused\n";
 
@@ -75,6 +80,7 @@ struct progress {
     struct timespec begin, last;
     uint64_t first; /* bytes that were there at the first call */
     bool terminal, begun;
+    int channel;
 };
 
 static double seconds(const struct timespec *from, const struct timespec *to)
@@ -101,6 +107,23 @@ static void show_progress(void *context, uint64_t done, uint64_t total, unsigned
     double spent = seconds(&p->begin, &now), rate = spent > 0 ? (double)(done - p->first) / spent : 0;
     fprintf(stderr, "\r%.2f of %.2f GB  %.0f MB/s  %.0f s left  %u connections \033[K", (double)done / 1e9,
             (double)total / 1e9, rate / 1e6, rate > 0 ? (double)(total - done) / rate : 0, active);
+}
+
+static void clear_progress(const struct progress *p)
+{
+    if (p->terminal)
+        fputs("\r\033[K", stderr);
+}
+
+/* Who computes meanwhile may go on, to the end of its answer; and even if it ends early, the image gets its place. */
+static void on_whole(void *context)
+{
+    struct progress *p = context;
+    if (p->channel < 0)
+        return;
+    clear_progress(p);
+    arrival_whole(p->channel);
+    prctl(PR_SET_PDEATHSIG, 0);
 }
 
 static void print_stats(const struct pull_result *r)
@@ -164,6 +187,11 @@ static enum stele_status read_count(struct pull_options *o, int c, const char *v
             return usage_error(err, "--timeout takes a number from 1 to 3600, not", value);
         o->timeout_s = (unsigned)n;
         return STELE_OK;
+    case OPTION_ARRIVAL:
+        if (!read_number(value, false, 3, 1 << 20, &n))
+            return usage_error(err, "--arrival takes a descriptor, not", value);
+        o->channel = (int)n;
+        return STELE_OK;
     default:
         if (!read_number(value, false, 1, 256, &n))
             return usage_error(err, "--threads takes a number from 1 to 256, not", value);
@@ -200,6 +228,7 @@ static enum stele_status read_options(struct pull_options *o, const char **ignor
                                             {"ignore-key", required_argument, NULL, OPTION_IGNORE},
                                             {"no-template", no_argument, NULL, OPTION_NO_TEMPLATE},
                                             {"stats", no_argument, NULL, OPTION_STATS},
+                                            {"arrival", required_argument, NULL, OPTION_ARRIVAL},
                                             {"help", no_argument, NULL, 'h'},
                                             {0}};
     size_t n = 0;
@@ -271,7 +300,7 @@ int main(int argc, char **argv)
             return verbs[i].run(argc, argv);
     const char *ignored[IGNORED_MAX] = {NULL};
     struct stele_error err = {0};
-    struct progress progress = {.terminal = isatty(STDERR_FILENO)};
+    struct progress progress = {.terminal = isatty(STDERR_FILENO), .channel = -1};
     struct pull_result result = {0};
     bool stats = false;
     struct pull_options options = {.weights = -1,
@@ -282,17 +311,21 @@ int main(int argc, char **argv)
                                    .connections = 16,
                                    .timeout_s = 30,
                                    .progress = show_progress,
-                                   .context = &progress};
+                                   .whole = on_whole,
+                                   .context = &progress,
+                                   .channel = -1};
     enum stele_status status = read_options(&options, ignored, &stats, argc, argv, &err);
+    progress.channel = options.channel;
     if (status == STELE_OK)
         status = pull(&options, &result, &err);
-    if (progress.terminal)
-        fputs("\r\033[K", stderr);
-    if (status != STELE_OK)
+    clear_progress(&progress);
+    err.status = status;
+    arrival_over(options.channel, &err);
+    if (status != STELE_OK && options.channel < 0)
         fprintf(stderr, "stele pull: %s\n", err.text);
     if (stats)
         print_stats(&result);
-    if (status == STELE_OK && !options.target && (puts(result.path) < 0 || fflush(stdout))) {
+    if (status == STELE_OK && !options.target && options.channel < 0 && (puts(result.path) < 0 || fflush(stdout))) {
         fprintf(stderr, "stele pull: standard output: %s\n", strerror(errno));
         status = STELE_SYSTEM;
     }

@@ -2,6 +2,7 @@
 """Servers on loopback for tests: nginx as a web server; a hub and an object store from the test data's tools.
 
     web = Web(folder)               # plain, no ranges, slow, redirecting, failing now and then: a path each
+    gate = Gate(folder, 5000)       # what lies behind byte 5000 of weights comes when it is opened, or never
     hub = Hub(folder, "--token", "secret", "--fault", "503,every=3")
     store = Store()
 """
@@ -13,7 +14,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from harness import SCRATCH, data
@@ -142,6 +145,68 @@ class Web:
             os.kill(int((self.dir / "nginx.pid").read_text()), signal.SIGQUIT)
         except (OSError, ValueError):
             pass
+
+
+class Gate(ThreadingHTTPServer):
+    """A server that sends no byte of a .safetensors or .stele from place `at` on, until it is opened, drops who waits, or is
+    shut."""
+
+    daemon_threads = True
+
+    def __init__(self, root, at):
+        super().__init__(("127.0.0.1", 0), GateRequest)
+        self.root, self.at = Path(root), at
+        self.decided, self.held, self.dropped, self.gone = threading.Event(), threading.Event(), False, False
+        self.url = f"http://127.0.0.1:{self.server_address[1]}/"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+        atexit.register(self.shut)
+
+    def open(self):
+        self.decided.set()
+
+    def drop(self):
+        self.dropped = True
+        self.decided.set()
+
+    def shut(self):
+        """From now on nobody is here."""
+        self.gone = True
+        self.drop()
+        self.shutdown()
+        self.server_close()
+
+    def handle_error(self, request, address):
+        pass  # who asked is gone
+
+
+class GateRequest(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        path, gate = self.server.root / self.path.lstrip("/"), self.server
+        if not path.is_file():
+            return self.send_error(404)
+        raw = path.read_bytes()
+        begin, end = (self.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-") + [""])[:2]
+        begin, end = int(begin), min(int(end or len(raw)), len(raw) - 1)
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {begin}-{end}/{len(raw)}")
+        self.send_header("Content-Length", str(end + 1 - begin))
+        self.end_headers()
+        at = gate.at if path.suffix in (".safetensors", ".stele") else len(raw)
+        self.wfile.write(raw[begin : max(begin, min(at, end + 1))])
+        self.wfile.flush()
+        if end >= at:
+            early = not gate.decided.is_set()
+            gate.held.set()
+            gate.decided.wait()
+            if gate.gone or (early and gate.dropped):
+                self.connection.shutdown(socket.SHUT_RDWR)
+                return
+            self.wfile.write(raw[max(begin, at) : end + 1])
+
+    def log_message(self, *_):
+        pass
 
 
 def exports(text):

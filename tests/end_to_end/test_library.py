@@ -98,7 +98,7 @@ def the_shared_and_the_static_library_export_what_the_headers_declare_and_nothin
 @test
 def nothing_of_surface_1_is_gone_and_no_struct_of_it_has_grown():
     functions = """stele_branch stele_confine stele_default_sampling stele_detokenize stele_fail stele_generate
-        stele_has_template stele_has_text stele_image_close stele_image_describe stele_image_fault stele_image_info stele_image_name
+        stele_has_template stele_has_text stele_image_arrive stele_image_close stele_image_describe stele_image_fault stele_image_info stele_image_name
         stele_image_open stele_image_unchanged stele_image_verify stele_image_verify_watched stele_image_warm
         stele_keep stele_logits stele_logprobs stele_render stele_rendered_free stele_score stele_session_close stele_session_info
         stele_session_open stele_step stele_stop_ids stele_surface_version stele_token_text stele_tokenize

@@ -47,14 +47,14 @@ PROMPT = ["--ids", "1 5 9", "-n", "8", "--print", "ids"]
 @test
 def a_reference_is_run_from_the_store():
     home = Home()
-    home.call("run", URL, *PROMPT).exits(6, "the store does not have it", "stele pull")
+    home.call("inspect", URL).exits(6, "the store does not have it", "stele pull")
     r = home.call("pull", URL, "--weights", "q8").exits(0)
     path = r.text.strip()
     assert path == str(home.path / "images" / f"{ImageFile.read(path).identity.hex()}.stele")
     want = stele("run", image(DEMO, "q8"), *PROMPT).exits(0).text
     for name in [URL, URL + "/", URL + "#q8", URL.replace("http://", "http://me:secret@") + "?key=1"]:
         assert home.call("run", name, *PROMPT).exits(0).text == want, name
-    home.call("run", URL + "#q4", *PROMPT).exits(6, "#q4")
+    home.call("inspect", URL + "#q4").exits(6, "#q4")
     for verb in [["inspect"], ["verify"], ["tokenize"], ["logprobs"]]:
         home.call(*verb, URL, *(["a text"] if verb[0] in ["tokenize", "logprobs"] else [])).exits(0)
     assert home.files("partial") == []
