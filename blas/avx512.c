@@ -11,7 +11,7 @@
 #define FLOAT_ROWS 12
 #define BF16_ROWS 12
 #define Q8_ROWS 6
-#define Q4_ROWS 6
+#define Q4_ROWS 4
 #define ROWS_MAX 6
 #define CODE_ROWS 6
 #define Q8_PLANES 1
@@ -30,7 +30,7 @@
 #define Q8_TILES(T)                                                                                    \
     T(1, 1) T(1, 2) T(1, 3) T(1, 4) T(1, 5) T(1, 6)                                                    \
     T(2, 1) T(2, 2) T(2, 3) T(2, 4) T(2, 5) T(2, 6)
-#define Q4_TILES(T) Q8_TILES(T)
+#define Q4_TILES(T) T(1, 1) T(1, 2) T(1, 3) T(1, 4) T(2, 1) T(2, 2) T(2, 3) T(2, 4)
 #define CODE_TILES(T) Q8_TILES(T)
 /* clang-format on */
 
