@@ -47,6 +47,66 @@ def warm_brings_all_of_an_image_into_memory_and_residency_shows_it_without_readi
     assert dropped(path) and stele("warm", "--anew", path).exits(0) and resident(path) == path.stat().st_size
 
 
+def large_pages(path):
+    """Bytes that inspect says are mapped 2 MiB at a time."""
+    return int(re.search(r"large pages +(\d+) bytes", stele("inspect", "--residency", path).exits(0).text).group(1))
+
+
+@test
+def warm_anew_leaves_large_pages_from_the_first_byte_on_where_the_file_system_has_them():
+    path = on_disk()
+    stele("warm", "--anew", path).exits(0)
+    large = large_pages(path)
+    print(f"      {large >> 20} of {path.stat().st_size >> 20} MiB")
+    assert not large or large > path.stat().st_size * 3 / 4, large
+
+
+@test
+def what_a_run_reads_whole_is_told_to_come_in_large_pages_and_the_rows_of_an_embedding_are_not():
+    if not Path("/sys/kernel/mm/transparent_hugepage").exists():
+        return print("      this kernel has no large pages")
+    for tied in True, False:
+        model = llama(f"told-{tied}", hidden_size=512, intermediate_size=4096, num_hidden_layers=2, vocab_size=4096,
+                      tie_word_embeddings=tied)  # fmt: skip
+        path = converted(model)
+        made = im.ImageFile.read(path)
+        begin = made.section(im.WEIGHTS).offset + (0 if tied else 4096 * 512 * 4)
+        run = subprocess.Popen([str(BUILD / "stele"), "run", str(path), "--ids", "1", "--print", "ids"], stdout=subprocess.PIPE)
+        try:
+            assert os.read(run.stdout.fileno(), 1)
+            told, here = [], None
+            for line in Path(f"/proc/{run.pid}/smaps").read_text().splitlines():
+                head = re.match(r"([0-9a-f]+)-([0-9a-f]+) (\S+) ([0-9a-f]+) \S+ \S+\s*(.*)", line)
+                if head:
+                    a, b, mode, at = int(head[1], 16), int(head[2], 16), head[3], int(head[4], 16)
+                    here = (at, at + b - a, mode) if head[5] == str(path) else None
+                elif here and line.startswith("VmFlags:") and "hg" in line.split():
+                    told.append(here)
+        finally:
+            run.kill()
+            run.wait()
+        assert len(told) == 1 and told[0][2] == "r--s", told
+        assert told[0][0] == begin // 4096 * 4096 and told[0][1] >= made.section(im.DIGESTS).offset, (told, begin)
+
+
+@test
+def eight_runs_that_begin_at_once_on_a_cold_image_read_it_from_the_disk_once():
+    path = on_disk()
+    if not dropped(path):
+        return print("      this file system does not drop pages")
+    args = [str(BUILD / "stele"), "run", str(path), "--ids", "1", "-n", "1", "--print", "ids", "--threads", "1"]
+    runs = [subprocess.Popen(args, stdout=subprocess.DEVNULL) for _ in range(8)]
+    read = 0
+    for r in runs:
+        _, status, usage = os.wait4(r.pid, 0)
+        r.returncode = os.waitstatus_to_exitcode(status)
+        assert r.returncode == 0
+        read += usage.ru_inblock * 512
+    size = path.stat().st_size
+    print(f"      {read >> 20} MiB read of {size >> 20}")
+    assert read <= size * 1.05 + (1 << 20), (read, size)
+
+
 @test
 def residency_draws_each_section_and_tensor():
     path = on_disk()
