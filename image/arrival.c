@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "arrival.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -44,33 +45,59 @@ union descriptors {
 
 static bool map_memory(struct arrival_map *m, int protection)
 {
-    void *missing = mmap(NULL, (m->count + 1) * sizeof *m->missing, protection, MAP_SHARED, m->fd, 0);
-    m->missing = missing == MAP_FAILED ? NULL : missing;
-    return m->missing;
+    void *pieces = mmap(NULL, (m->count + 1) * sizeof *m->pieces, protection, MAP_SHARED, m->fd, 0);
+    m->pieces = pieces == MAP_FAILED ? NULL : pieces;
+    return m->pieces;
 }
 
-enum stele_status arrival_map_open(struct arrival_map *out, uint64_t bytes, struct stele_error *err)
+enum stele_status arrival_map_open(struct arrival_map *out, const uint64_t *at, size_t count, struct stele_error *err)
 {
-    *out = (struct arrival_map){.fd = memfd_create("stele-arrival", MFD_CLOEXEC),
-                                .count = (size_t)((bytes + IMAGE_CHUNK - 1) / IMAGE_CHUNK)};
-    if (out->fd < 0 || ftruncate(out->fd, (off_t)((out->count + 1) * sizeof *out->missing)) ||
+    *out = (struct arrival_map){.fd = memfd_create("stele-arrival", MFD_CLOEXEC), .count = count};
+    if (out->fd < 0 || ftruncate(out->fd, (off_t)((count + 1) * sizeof *out->pieces)) ||
         !map_memory(out, PROT_READ | PROT_WRITE)) {
         if (out->fd >= 0)
             close(out->fd);
-        return stele_fail(err, STELE_SYSTEM, "no memory to count %zu chunks: %s", out->count, strerror(errno));
+        return stele_fail(err, STELE_SYSTEM, "no memory to count %zu pieces: %s", count, strerror(errno));
     }
-    for (size_t i = 0; i < out->count; i++)
-        out->missing[i] = (unsigned)(bytes - i * IMAGE_CHUNK < IMAGE_CHUNK ? bytes - i * IMAGE_CHUNK : IMAGE_CHUNK);
+    for (size_t i = 0; i <= count; i++) {
+        out->pieces[i].at = at[i];
+        out->pieces[i].missing = i < count ? at[i + 1] - at[i] : 0;
+    }
     return STELE_OK;
 }
 
 void arrival_map_close(struct arrival_map *m)
 {
-    if (!m->missing)
+    if (!m->pieces)
         return;
-    munmap(m->missing, (m->count + 1) * sizeof *m->missing);
+    munmap(m->pieces, (m->count + 1) * sizeof *m->pieces);
     close(m->fd);
     *m = (struct arrival_map){0};
+}
+
+/* The piece that a byte is in; count: it is none's. */
+static size_t piece_of(const struct arrival_map *m, uint64_t at)
+{
+    size_t low = 0, high = m->count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (m->pieces[middle + 1].at <= at)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+void arrival_laid(const struct arrival_map *m, uint64_t at, uint64_t bytes)
+{
+    for (size_t i = m->pieces ? piece_of(m, at) : m->count; i < m->count && bytes; i++) {
+        uint64_t room = m->pieces[i + 1].at - at, n = bytes < room ? bytes : room, before;
+        before = atomic_fetch_sub(&m->pieces[i].missing, n);
+        assert(before >= n);
+        at += n;
+        bytes -= n;
+    }
 }
 
 /* ---- what a writer says ---- */
@@ -166,11 +193,12 @@ static enum stele_status wait_for(const struct image *image, bool part, uint64_t
     struct message m;
     int none[2];
     pthread_mutex_lock(&a->lock);
-    size_t piece = part ? (size_t)((from - a->first) / IMAGE_CHUNK) : 0;
+    const struct arrival_piece *pieces = a->map.pieces;
+    size_t i = part ? piece_of(&a->map, from - a->first) : 0;
     while (!ended(a) && !*said) {
-        while (part && piece < a->map.count && a->first + piece * IMAGE_CHUNK < to && !a->map.missing[piece])
-            piece++;
-        if (part && (piece == a->map.count || a->first + piece * IMAGE_CHUNK >= to))
+        while (part && i < a->map.count && pieces[i].at < to - a->first && !pieces[i].missing)
+            i++;
+        if (part && (i == a->map.count || pieces[i].at >= to - a->first))
             break;
         hear(a, &m, none, image->name);
     }
@@ -203,8 +231,8 @@ static enum stele_status take(struct image **out, const char *name, struct arriv
 {
     a->map = (struct arrival_map){.fd = files[1]};
     off_t bytes = lseek(files[1], 0, SEEK_END);
-    if (bytes >= (off_t)sizeof *a->map.missing)
-        a->map.count = (size_t)bytes / sizeof *a->map.missing - 1;
+    if (bytes >= (off_t)sizeof *a->map.pieces)
+        a->map.count = (size_t)bytes / sizeof *a->map.pieces - 1;
     if (files[0] < 0 || files[1] < 0 || !map_memory(&a->map, PROT_READ)) {
         for (size_t i = 0; i < 2; i++)
             if (files[i] >= 0)

@@ -9,8 +9,9 @@
  *     image_await_over               <----    arrival_over: it lies at its place; or a status and the sentence
  *
  * The file has no image's magic until it is whole, so nobody else takes it for one: header and table come through the
- * socket, which nobody holds but the two. The map is memory that both have: bytes of each 2 MiB that are not laid yet. It
- * is read before each op; words are waited for only where something is missing. */
+ * socket, which nobody holds but the two. The map is memory that both have: bytes of each piece that are not laid yet, a
+ * piece being what may come by itself, a matrix say. It is read before each op; words are waited for only where something is
+ * missing. */
 #ifndef IMAGE_ARRIVAL_H
 #define IMAGE_ARRIVAL_H
 
@@ -23,16 +24,23 @@
 struct arrival;
 struct image;
 
-/* Pieces of IMAGE_CHUNK bytes from some place of the file on, the last one shorter. */
+struct arrival_piece {
+    uint64_t at; /* its begin, counted from that of the map; it ends where the next one begins */
+    _Atomic uint64_t missing;
+};
+
 struct arrival_map {
     int fd;
     size_t count;
-    atomic_uint *missing; /* [count]; NULL: there is no map */
+    struct arrival_piece *pieces; /* [count + 1], the last one the end; NULL: there is no map */
 };
 
-/* A map of `bytes` bytes, all missing. */
-enum stele_status arrival_map_open(struct arrival_map *out, uint64_t bytes, struct stele_error *err);
+/* A map of pieces that begin at at[0] = 0 < at[1] < ... < at[count] = the end, all missing. */
+enum stele_status arrival_map_open(struct arrival_map *out, const uint64_t *at, size_t count, struct stele_error *err);
 void arrival_map_close(struct arrival_map *map); /* all zero, or closed, is allowed */
+
+/* Bytes from `at` on are laid. Any number of threads, each byte once. */
+void arrival_laid(const struct arrival_map *map, uint64_t at, uint64_t bytes);
 
 /* What a writer says; channel -1: nobody listens. A reader that is gone changes nothing. */
 

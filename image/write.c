@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <libgen.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,7 +33,7 @@ struct image_writer {
     uint64_t chunk_bytes;
     struct image_digest *digests; /* of the full chunks of the section begun last */
     size_t digest_count, digest_room;
-    struct arrival_map map;       /* of a placed section */
+    atomic_uint *missing;         /* of a placed section: bytes of each chunk that are not there yet */
     struct image_digest *weights; /* those of the weights, once these are complete */
     size_t weight_chunks;
 };
@@ -224,9 +225,10 @@ static enum stele_status end_section(struct image_writer *w, struct stele_error 
     if (!w->header.sections)
         return STELE_OK;
     struct image_section *s = &w->sections[w->header.sections - 1];
-    for (size_t i = 0; i < w->map.count; i++)
-        assert(!w->map.missing[i]);
-    arrival_map_close(&w->map);
+    for (size_t i = 0; w->missing && i < w->digest_count; i++)
+        assert(!w->missing[i]);
+    free(w->missing);
+    w->missing = NULL;
     if (w->chunk_bytes) {
         enum stele_status status = end_chunk(w, err);
         if (status != STELE_OK)
@@ -272,13 +274,16 @@ enum stele_status image_begin_placed(struct image_writer *w, enum section_kind k
     struct image_digest *digests = realloc(w->digests, (w->digest_count + 1) * sizeof *digests);
     w->digests = digests ? digests : w->digests;
     w->digest_room = digests ? w->digest_count + 1 : w->digest_room;
-    if (!digests)
+    w->missing = calloc(w->digest_count + 1, sizeof *w->missing);
+    if (!digests || !w->missing)
         return stele_fail(err, STELE_SYSTEM, "%s: no memory for %zu digests", w->path, w->digest_count);
+    for (size_t i = 0; i < w->digest_count; i++)
+        w->missing[i] = (unsigned)(length - i * IMAGE_CHUNK < IMAGE_CHUNK ? length - i * IMAGE_CHUNK : IMAGE_CHUNK);
     w->at += length;
-    return arrival_map_open(&w->map, length, err);
+    return STELE_OK;
 }
 
-enum stele_status image_announce(struct image_writer *w, int channel, struct stele_error *err)
+enum stele_status image_announce(struct image_writer *w, int channel, const struct arrival_map *map, struct stele_error *err)
 {
     struct image_header header = w->header;
     struct image_section sections[IMAGE_SECTIONS_MAX], *last = &sections[header.sections - 1];
@@ -291,7 +296,7 @@ enum stele_status image_announce(struct image_writer *w, int channel, struct ste
     last->bytes = w->at - last->offset;
     header.file_bytes = w->at;
     header.check = image_check(&header, sections);
-    arrival_begun(channel, w->fd, &w->map, last->offset, &header, sections);
+    arrival_begun(channel, w->fd, map, last->offset, &header, sections);
     return STELE_OK;
 }
 
@@ -319,12 +324,12 @@ enum stele_status image_place(struct image_writer *w, const void *bytes, uint64_
                               struct stele_error *err)
 {
     const struct image_section *s = &w->sections[w->header.sections - 1];
-    assert(w->map.missing && length <= w->at - s->offset && offset <= w->at - s->offset - length);
+    assert(w->missing && length <= w->at - s->offset && offset <= w->at - s->offset - length);
     enum stele_status status = bytes ? write_at(w, bytes, length, s->offset + offset, err) : STELE_OK;
     while (status == STELE_OK && length) {
         uint64_t room = IMAGE_CHUNK - offset % IMAGE_CHUNK, n = length < room ? length : room;
         size_t chunk = (size_t)(offset / IMAGE_CHUNK);
-        unsigned before = atomic_fetch_sub(&w->map.missing[chunk], (unsigned)n);
+        unsigned before = atomic_fetch_sub(&w->missing[chunk], (unsigned)n);
         assert(before >= n);
         if (before == n)
             status = digest_placed(w, chunk, err);
@@ -454,7 +459,7 @@ void image_abandon(struct image_writer *w)
     free(w->buffer);
     free(w->temporary);
     free(w->digests);
-    arrival_map_close(&w->map);
+    free(w->missing);
     free(w->weights);
     free(w->path);
     free(w);

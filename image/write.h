@@ -10,6 +10,7 @@
 #include "format.h"
 #include "types.h"
 
+struct arrival_map;
 struct image_writer;
 
 /* Begins an image that will be at `path`. `expected_bytes` are reserved on the disk at once, so that a full one is
@@ -49,8 +50,8 @@ enum stele_status image_place(struct image_writer *w, const void *bytes, uint64_
                               struct stele_error *err);
 
 /* Tells who listens at `channel` (arrival.h; -1: nobody) of the image: all sections before the placed one are written, and
- * what is missing of that will be counted. */
-enum stele_status image_announce(struct image_writer *w, int channel, struct stele_error *err);
+ * what is missing of that one is counted by `map`. */
+enum stele_status image_announce(struct image_writer *w, int channel, const struct arrival_map *map, struct stele_error *err);
 
 /* The digests of the weights' chunks as a section. Call it behind the weights. */
 enum stele_status image_write_digests(struct image_writer *w, struct stele_error *err);

@@ -153,7 +153,7 @@ static enum stele_status lay_frame(struct carrier *c, size_t index, const uint8_
         at += (uint64_t)done;
         n -= (uint64_t)done;
     }
-    c->map.missing[index] = 0;
+    arrival_laid(&c->map, (uint64_t)index * IMAGE_CHUNK, f->bytes);
     return STELE_OK;
 }
 
@@ -223,7 +223,8 @@ static enum stele_status lay_all(struct carrier *c, struct journal *journal, str
     uint64_t end = frames[count - 1].at + frames[count - 1].length, ready = 0;
     enum stele_status status = STELE_OK;
     while (c->first < count && frames[c->first].at < journal->at)
-        c->map.missing[c->first++] = 0;
+        if (c->first++)
+            arrival_laid(&c->map, (uint64_t)(c->first - 1) * IMAGE_CHUNK, IMAGE_CHUNK);
     if (c->first)
         status = announce(c, err);
     while (status == STELE_OK && c->first < count) {
@@ -281,8 +282,14 @@ static bool open_carrier(struct carrier *c)
     bool done = c->pool && c->chunks && c->scratch && c->unpackers && c->errors;
     for (size_t t = 0; done && t < threads; t++)
         done = (c->unpackers[t] = ZSTD_createDCtx()) != NULL;
+    size_t count = c->carry->index.count;
+    uint64_t *at = malloc((count + 1) * sizeof *at);
+    for (size_t i = 0; at && i <= count; i++)
+        at[i] = i < count ? (uint64_t)i * IMAGE_CHUNK : c->carry->index.image_bytes;
     struct stele_error ignored;
-    return done && arrival_map_open(&c->map, c->carry->index.image_bytes, &ignored) == STELE_OK;
+    done = done && at && arrival_map_open(&c->map, at, count, &ignored) == STELE_OK;
+    free(at);
+    return done;
 }
 
 static void close_carrier(struct carrier *c)

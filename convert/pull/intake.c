@@ -63,6 +63,7 @@ struct stream {
     uint8_t *panels;    /* [threads][panel room] */
     float *rows;        /* [threads][row_numbers] */
     size_t panel_room;
+    struct arrival_map map; /* of what is missing, for who computes meanwhile */
     atomic_int status;          /* of the threads; the first error of a step by thread */
     struct stele_error *errors; /* [threads] */
 };
@@ -190,16 +191,23 @@ static int by_offset(const void *a, const void *b)
     return x[0] < y[0] ? -1 : x[0] > y[0];
 }
 
-/* What no panel covers is zero, a hole of the file. */
-static enum stele_status place_gaps(struct stream *s)
+/* Bytes of the weights that are there; NULL: without being written. */
+static enum stele_status lay(struct stream *s, const void *bytes, uint64_t length, uint64_t offset, struct stele_error *err)
+{
+    enum stele_status status = image_place(s->writer, bytes, length, offset, err);
+    if (status == STELE_OK)
+        arrival_laid(&s->map, offset, length);
+    return status;
+}
+
+/* Where each matrix and vector begins and ends in the weights, ascending; malloc'ed, NULL: no memory. */
+static uint64_t (*list_covered(const struct stream *s, size_t *count))[2]
 {
     size_t n = 0, room = 0;
     for (uint32_t i = 0; i < s->emitter->recipe_count; i++)
         room += s->emitter->recipes[i].sets;
-    uint64_t(*covered)[2] = malloc((room + 1) * sizeof *covered), at = 0;
-    if (!covered)
-        return stele_fail(s->err, STELE_SYSTEM, "no memory for the plan");
-    for (size_t i = 0; i < s->extent_count; i++) { /* the tensor that begins with this extent */
+    uint64_t(*covered)[2] = malloc((room + 1) * sizeof *covered);
+    for (size_t i = 0; covered && i < s->extent_count; i++) { /* the tensor that begins with this extent */
         const struct extent *e = &s->extents[i];
         if (e->first_panel)
             continue;
@@ -210,12 +218,35 @@ static enum stele_status place_gaps(struct stream *s)
         covered[n][0] = e->out;
         covered[n++][1] = e->out + panels * pack_panel_bytes(r);
     }
-    qsort(covered, n, sizeof *covered, by_offset);
-    enum stele_status status = STELE_OK;
+    if (covered)
+        qsort(covered, n, sizeof *covered, by_offset);
+    *count = n;
+    return covered;
+}
+
+/* Opens the map of what is missing, whose pieces are the matrices and vectors with what follows them. */
+static enum stele_status open_map(struct stream *s, uint64_t (*covered)[2], size_t count)
+{
+    uint64_t *at = malloc((count + 1) * sizeof *at);
+    if (!at)
+        return stele_fail(s->err, STELE_SYSTEM, "no memory for the plan");
+    for (size_t i = 0; i <= count; i++)
+        at[i] = !i ? 0 : i < count ? covered[i][0] : s->emitter->weights_bytes;
+    enum stele_status status = arrival_map_open(&s->map, at, count, s->err);
+    free(at);
+    return status;
+}
+
+/* What no panel covers is zero, a hole of the file. */
+static enum stele_status place_gaps(struct stream *s)
+{
+    size_t n;
+    uint64_t(*covered)[2] = list_covered(s, &n), at = 0;
+    enum stele_status status = covered ? open_map(s, covered, n) : stele_fail(s->err, STELE_SYSTEM, "no memory for the plan");
     for (size_t i = 0; status == STELE_OK && i <= n; i++) {
         uint64_t to = i < n ? covered[i][0] : s->emitter->weights_bytes;
         if (to > at)
-            status = image_place(s->writer, NULL, to - at, at, s->err);
+            status = lay(s, NULL, to - at, at, s->err);
         at = i < n ? covered[i][1] : at;
     }
     free(covered);
@@ -320,7 +351,7 @@ static void pack_run(struct stream *s, const struct run *run, size_t thread)
                    s->rows + thread * s->row_numbers, &fault);
     enum stele_status status = pack_fault(&fault, &s->errors[thread]);
     if (status == STELE_OK)
-        status = image_place(s->writer, out, run->count * bytes, out_of(e, run->first), &s->errors[thread]);
+        status = lay(s, out, run->count * bytes, out_of(e, run->first), &s->errors[thread]);
     int none = STELE_OK;
     if (status != STELE_OK && atomic_compare_exchange_strong(&s->status, &none, (int)status))
         *s->err = s->errors[thread];
@@ -366,7 +397,7 @@ static enum stele_status place_resumed(struct stream *s, uint64_t *tail)
         struct extent *e = &s->extents[i];
         for (; status == STELE_OK && e->tensor && e->next < e->panels && panel_end(e, e->next) <= s->journal->at;
              e->next++)
-            status = image_place(s->writer, NULL, pack_panel_bytes(e->recipe), out_of(e, e->next), s->err);
+            status = lay(s, NULL, pack_panel_bytes(e->recipe), out_of(e, e->next), s->err);
         if (e->tensor && e->next < e->panels)
             *tail = needed_from(e) < *tail ? needed_from(e) : *tail;
     }
@@ -474,6 +505,7 @@ static void close_stream(struct stream *s)
 {
     window_close(s->window);
     pool_close(s->pool);
+    arrival_map_close(&s->map);
     free(s->extents);
     free(s->early);
     free(s->runs);
@@ -503,9 +535,9 @@ enum stele_status stream_weights(const struct stream_options *options, struct em
     if (status == STELE_OK)
         status = image_begin_placed(writer, SECTION_WEIGHTS, align, emitter->weights_bytes, err);
     if (status == STELE_OK)
-        status = image_announce(writer, options->channel, err);
-    if (status == STELE_OK)
         status = place_gaps(&s);
+    if (status == STELE_OK)
+        status = image_announce(writer, options->channel, &s.map, err);
     if (status == STELE_OK)
         status = place_resumed(&s, &tail);
     if (status == STELE_OK)
