@@ -712,17 +712,19 @@ static enum stele_status await_weights(const struct stele_session *s, uint32_t i
 }
 
 /* What a step reads whole comes in large pages where it is not in memory; of an embedding that is not the head as well, which
- * lies in front, it reads a few rows. Told after the first op, which is the embedding. Cold start of 1.2 B q4, 1 and 2 threads,
- * over the fastest read of the file: 1.19 and 1.16 -> 1.10 and 1.06. */
+ * lies in front, it reads a few rows, and of experts the chosen ones. Told after the first op, which is the embedding. Cold
+ * start of 1.2 B q4, 1 and 2 threads, over the fastest read of the file: 1.19 and 1.16 -> 1.10 and 1.06. */
 static void read_large(struct stele_session *s)
 {
     uint64_t bytes, from = 0;
+    s->reads_large = true;
+    if (s->expert_count || s->image->arrival)
+        return;
     const uint8_t *weights = image_section(s->image, SECTION_WEIGHTS, &bytes);
     uint32_t table = s->plan.ops[0].embed.table;
     if (s->plan.ops[0].code == PLAN_EMBED && table != s->plan.ops[s->plan.counts.ops - 1].logits.head)
         from = s->plan.tensors[table].offset + s->plan.tensors[table].bytes;
     image_read_large(s->image, (uint64_t)(weights - s->image->bytes) + from, bytes - from);
-    s->reads_large = true;
 }
 
 enum stele_status stele_step(struct stele_session *s, const struct stele_slice *slices, size_t n, struct stele_error *err)
@@ -743,7 +745,7 @@ enum stele_status stele_step(struct stele_session *s, const struct stele_slice *
             return status;
         if (!run_op(s, &s->ops[i], &row))
             return kv_refused(s, i, row, err);
-        if (!s->reads_large && !s->image->arrival)
+        if (!s->reads_large)
             read_large(s);
     }
     return finish(s, err);
