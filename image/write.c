@@ -304,19 +304,30 @@ enum stele_status image_announce(struct image_writer *w, int channel, const stru
 static enum stele_status digest_placed(struct image_writer *w, size_t chunk, struct stele_error *err)
 {
     const struct image_section *s = &w->sections[w->header.sections - 1];
-    uint64_t at = s->offset + chunk * IMAGE_CHUNK, length = w->at - at < IMAGE_CHUNK ? w->at - at : IMAGE_CHUNK, n = 0;
-    uint8_t *bytes = calloc(1, length); /* what lies beyond the end of the file is a hole that will be there */
-    if (!bytes)
+    uint64_t at = s->offset + chunk * IMAGE_CHUNK, end = w->at - at < IMAGE_CHUNK ? w->at : at + IMAGE_CHUNK;
+    XXH3_state_t *state = XXH3_createState();
+    XXH128_canonical_t digest;
+    uint8_t piece[32 << 10]; /* of a cache's size, and no new pages for each chunk */
+    if (!state)
         return stele_fail(err, STELE_SYSTEM, "%s: no memory for a chunk", w->path);
-    for (ssize_t got = 1; got && n < length; n += got > 0 ? (uint64_t)got : 0) {
-        got = pread(w->fd, bytes + n, length - n, (off_t)(at + n));
+    XXH3_128bits_reset(state);
+    while (at < end) {
+        size_t want = end - at < sizeof piece ? (size_t)(end - at) : sizeof piece;
+        ssize_t got = pread(w->fd, piece, want, (off_t)at);
         if (got < 0 && errno != EINTR) {
-            free(bytes);
+            XXH3_freeState(state);
             return stele_fail(err, STELE_SYSTEM, "%s: cannot read it back: %s", w->path, strerror(errno));
         }
+        if (!got) { /* what lies beyond the end of the file is a hole that will be there */
+            memset(piece, 0, want);
+            got = (ssize_t)want;
+        }
+        XXH3_128bits_update(state, piece, got > 0 ? (size_t)got : 0);
+        at += got > 0 ? (uint64_t)got : 0;
     }
-    w->digests[chunk] = digest_chunk(bytes, length);
-    free(bytes);
+    XXH128_canonicalFromHash(&digest, XXH3_128bits_digest(state));
+    memcpy(w->digests[chunk].bytes, digest.digest, sizeof digest.digest);
+    XXH3_freeState(state);
     return STELE_OK;
 }
 
