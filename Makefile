@@ -194,7 +194,7 @@ emulated: $(EMULATED)
 
 # All that is shown without a GPU, with more rounds than `make test` has.
 cuda-emulate: emulated $(B)/tests/cuda/check_ops
-	STELE_ROUNDS=100 $(B)/tests/cuda/check_ops
+	CHECK_ROUNDS=100 $(B)/tests/cuda/check_ops
 	STELE_BUILD=$(abspath $(B)) tests/cuda/test_cuda.py
 
 # On a machine with a GPU. Without one it ends with the reason; build/portable can then be taken to one that has it.

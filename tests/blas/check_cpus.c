@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Quotas of control groups, in trees of files as the kernel and containers show them. */
-#include <check.h>
 #include <limits.h>
 #include <math.h>
 #include <sched.h>
@@ -11,6 +10,7 @@
 #include <sys/stat.h>
 
 #include "cpus.h"
+#include "../suite.h"
 
 static char root[64];
 
@@ -159,9 +159,5 @@ int main(void)
     tcase_add_test(tc, lists_that_are_none_are_refused);
     tcase_add_test(tc, a_list_confines);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? 1 : 0;
+    return suite_run(suite) ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -2,26 +2,21 @@
 /* Every table gives the bits of the generic one, in every slot, for odd shapes and extreme numbers,
  * reads nothing behind its operands and writes nothing beyond its results. Inputs come from a seed
  * that a failure names: CHECK_SEED=N repeats a run from there, CHECK_ROUNDS=N is for slow machines. */
-#include <check.h>
 #include <inttypes.h>
 #include <stdio.h>
 
 #include "cases.h"
-
-static uint64_t number_of(const char *variable, uint64_t otherwise)
-{
-    const char *text = getenv(variable);
-    return text ? strtoull(text, NULL, 10) : otherwise;
-}
+#include "../suite.h"
 
 static int rounds(void)
 {
-    return (int)number_of("CHECK_ROUNDS", 240);
+    return rounds_of(240);
 }
 
 static uint64_t seed_of(int round)
 {
-    return number_of("CHECK_SEED", 0) + (uint64_t)round;
+    const char *first = getenv("CHECK_SEED");
+    return (first ? strtoull(first, NULL, 10) : 0) + (uint64_t)round;
 }
 
 /* Table i, or NULL where this CPU cannot run it. */
@@ -491,9 +486,5 @@ int main(void)
     tcase_add_loop_test(tc, attend_is_generic, 0, tables * 2);
     tcase_add_loop_test(tc, attend_join_is_generic, 0, tables);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? 1 : 0;
+    return suite_run(suite) ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The functions of numbers.h are as exact as NUMBERS.md says, against libm in binary64; conversions
  * on every value. */
-#include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "numbers.h"
+#include "../suite.h"
 
 /* How far `got` is from `exact`, in units of the last place of a binary32 of that size. */
 static double ulps(float got, double exact)
@@ -159,9 +159,5 @@ int main(void)
     tcase_add_test(tc, f16_rounds_to_nearest_even);
     tcase_add_test(tc, bf16_rounds_to_nearest_even);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? 1 : 0;
+    return suite_run(suite) ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -2,10 +2,10 @@
 /* The generic table against arithmetic of others: its products against OpenBLAS in binary64 over
  * the same numbers. What check_kernels.c proves of the other tables carries this over to them. */
 #include <cblas.h>
-#include <check.h>
 #include <inttypes.h>
 
 #include "cases.h"
+#include "../suite.h"
 
 enum { ROUNDS = 60 };
 
@@ -195,9 +195,5 @@ int main(void)
     tcase_add_loop_test(tc, quantised_products_are_the_definition, TENSOR_Q8, TENSOR_TYPES);
     tcase_add_test(tc, activations_are_the_definition);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? 1 : 0;
+    return suite_run(suite) ? EXIT_FAILURE : EXIT_SUCCESS;
 }

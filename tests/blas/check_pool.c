@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The pool: every item is worked on once, by one thread at a time, whatever the number of threads and items. */
-#include <check.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "pool.h"
+#include "../suite.h"
 
 enum { ITEMS_MAX = 300, THREADS_MAX = 9 };
 
@@ -59,9 +59,5 @@ int main(void)
     tcase_add_loop_test(tc, every_item_is_worked_on_once, 1, THREADS_MAX + 1);
     tcase_add_test(tc, a_pool_that_never_ran_closes);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return suite_run(suite) ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Programs of chat templates from strangers: damaged ones, ones that run away, templates that are
  * not understood; and where each byte of the output came from. */
-#include <check.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "chat.h"
 #include "template_compile.h"
+#include "../suite.h"
 
 static const struct tm now = {
     .tm_year = 126, .tm_mday = 15, .tm_hour = 10, .tm_min = 30, .tm_wday = 4};
@@ -63,31 +63,23 @@ static bool render(struct heap *h, const uint8_t *bytes, size_t length,
     return chat_render(h, &program, &request);
 }
 
-static uint32_t random_state = 1;
-
-static uint32_t draw(uint32_t below)
-{
-    random_state = random_state * 1664525u + 1013904223u;
-    return (random_state >> 8) % below;
-}
-
 /* Whatever bytes a program has, it ends in a text or in a sentence, within its limits. */
 START_TEST(damage_is_a_sentence)
 {
     static const struct heap_limits limits = {20000, 4 << 20, 1 << 20};
     size_t length;
-    int rendered = 0, rounds = getenv("STELE_FAST") ? 4000 : 20000;
+    int rendered = 0, rounds = rounds_of(20000);
     uint8_t *program = compiled(everything, &length), *copy = malloc(length);
     struct stele_error err;
     struct heap h;
-    random_state = (uint32_t)_i + 1;
+    random_state += (uint64_t)_i * 0x9e3779b97f4a7c15u;
     ck_assert_msg(render(&h, program, length, &limits, &err), "%s", err.text);
     heap_close(&h);
     for (int i = 0; i < rounds; i++) {
         memcpy(copy, program, length);
-        for (uint32_t n = 1 + draw(4); n; n--) {
-            uint32_t at = draw((uint32_t)length);
-            uint32_t other = draw(2) ? draw(256) : copy[at] ^ 1u << draw(8);
+        for (uint32_t n = 1 + random_below(4); n; n--) {
+            uint32_t at = random_below((uint32_t)length);
+            uint32_t other = random_below(2) ? random_below(256) : copy[at] ^ 1u << random_below(8);
             copy[at] = (uint8_t)other;
         }
         bool done = render(&h, copy, length, &limits, &err);
@@ -379,9 +371,5 @@ int main(void)
     tcase_add_loop_test(tc, every_byte_knows_its_origin, 0, COUNT(origins));
     tcase_add_loop_test(tc, bad_json_is_refused_by_its_place, 0, COUNT(bad_json));
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return suite_run(suite) ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -2,7 +2,6 @@
 /* What transformers' apply_chat_template makes of conversations, case by case: templates and cases
  * of the test data (shared/chat; STELE_TEST_DATA names it, what is absent is counted and printed),
  * its snippets of the language, and the repository's own in fixtures/. */
-#include <check.h>
 #include <dirent.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -11,6 +10,7 @@
 
 #include "chat.h"
 #include "template_compile.h"
+#include "../suite.h"
 
 enum { NAMES_MAX = 256, SHOWN_MAX = 3, TOKENS_MAX = 32 };
 
@@ -326,12 +326,9 @@ int main(void)
     tcase_add_loop_test(tc, every_case_is_the_librarys, 0, folder_count);
     tcase_add_loop_test(tc, every_snippet_is_the_librarys, 0, there ? 2 : 1);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
+    int failed = suite_run(suite);
     printf("%d templates, %d tests failed%s\n", folder_count, failed,
            there ? "" : ", the test data is absent");
-    srunner_free(runner);
     for (int i = 0; i < folder_count; i++)
         free(folders[i]);
     return failed ? EXIT_FAILURE : EXIT_SUCCESS;

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Weights to 8 and 4 bits: ranges, errors, and the numbers that are handled on purpose. */
-#include <check.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -9,6 +8,7 @@
 
 #include "numbers.h"
 #include "quantise.h"
+#include "../suite.h"
 
 static uint64_t state = 0x2545f4914f6cdd1du;
 
@@ -45,7 +45,7 @@ START_TEST(q8_lies_in_its_range_and_within_half_a_step)
 {
     float w[GROUP];
     struct group g;
-    for (int round = 0; round < 100000; round++) {
+    for (int round = 0; round < rounds_of(100000); round++) {
         random_group(w, -12 + round % 24);
         ck_assert(quantise_q8(&g, w));
         double scale = (double)float_of_f16(g.scale);
@@ -117,7 +117,7 @@ static double number_of(const struct half *row, float row_scale, size_t i)
 START_TEST(a_q4_scale_is_about_the_best_there_is_and_codes_are_nearest)
 {
     double ours = 0, rounded = 0, best_of_all = 0;
-    for (int round = 0; round < 2000; round++) {
+    for (int round = 0; round < rounds_of(2000); round++) {
         float w[2 * GROUP], row_scale;
         struct half row[ROW / HALF];
         random_group(w, -6 + round % 12);
@@ -213,9 +213,5 @@ int main(void)
     tcase_add_test(tc, a_weight_however_small_is_kept_as_well_as_binary16_can);
     tcase_add_test(tc, what_no_binary16_scale_holds_is_said_and_the_largest_that_one_holds_is_kept);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int bad = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return bad ? 1 : 0;
+    return suite_run(suite) ? EXIT_FAILURE : EXIT_SUCCESS;
 }

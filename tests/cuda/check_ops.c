@@ -3,7 +3,6 @@
  * too, in steps of one row and of many, with each way of reaching the weights. The GPU is emulated (fake_driver.c), the
  * interface is the back ends' own: numbers get into slots by embed and out by peek. Weights lie in a file in memory
  * that is mapped as an image is. A failure names its seed; CHECK_SEED=N begins there. */
-#include <check.h>
 #include <dlfcn.h>
 #include <inttypes.h>
 #include <limits.h>
@@ -12,6 +11,7 @@
 #include "../blas/cases.h"
 #include "cuda_library.h"
 #include "ops.h"
+#include "../suite.h"
 
 enum {
     FILE_BYTES = 16 << 20,
@@ -615,16 +615,12 @@ int main(void)
                  {"experts", routers_and_experts_are_the_cpus, TENSOR_TYPES},
                  {"routes", hostile_routes_are_the_cpus, 1},
                  {"gate", gate_is_the_cpus, TENSOR_TYPES}};
-    rounds = getenv("STELE_ROUNDS") ? atoi(getenv("STELE_ROUNDS")) : getenv("STELE_FAST") ? 5 : 20;
+    rounds = rounds_of(20);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         TCase *tc = tcase_create(cases[i].name);
         tcase_set_timeout(tc, 300);
         tcase_add_loop_test(tc, cases[i].test, 0, cases[i].loops);
         suite_add_tcase(suite, tc);
     }
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? 1 : 0;
+    return suite_run(suite) ? EXIT_FAILURE : EXIT_SUCCESS;
 }

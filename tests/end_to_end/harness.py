@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from pathlib import Path
 
@@ -110,10 +111,12 @@ def test(function=None, *, needs=None):
             skipped += 1
             print(f"skip  {name}  (no {missing[0].name})")
             return f
+        begin = time.monotonic()
+        took = lambda: f"  ({s:.1f} s)" if (s := time.monotonic() - begin) > 0.5 else ""
         try:
             f()
             passed += 1
-            print(f"ok    {name}")
+            print(f"ok    {name}{took()}")
         except Exception:  # noqa: BLE001 - a failing test of any kind
             failed += 1
             print(f"FAIL  {name}")

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The check of a plan against plans of a stranger: it reads nothing behind its sections, which end at a page that cannot
  * be read, and of what it accepts every index and shape is in bounds, as a second look here says. */
-#include <check.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -11,6 +10,7 @@
 
 #include "panel.h"
 #include "plan.h"
+#include "../suite.h"
 
 enum { VOCABULARY = 40, HIDDEN = 32, HEADS = 4, KV_HEADS = 2, HEAD_DIM = 8, QKV = 64 + 16 + 16, GATED = 48 };
 
@@ -94,16 +94,6 @@ static struct guarded guard(const void *from, size_t n)
     g.bytes = (uint8_t *)g.map + room - n; /* n is a multiple of 8 */
     memcpy(g.bytes, from, n);
     return g;
-}
-
-static uint64_t state = 88172645463325252u;
-
-static uint32_t random_below(uint32_t n)
-{
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return (uint32_t)(state >> 16) % n;
 }
 
 /* ---- the second look ---- */
@@ -240,8 +230,8 @@ START_TEST(of_a_strangers_plan_nothing_is_read_beyond_its_end_and_what_is_accept
     struct stele_error err;
     struct plan plan;
     struct guarded section = guard(&m, sizeof m), records = guard(tensors, tensor_count * sizeof *tensors);
-    size_t accepted = 0, rounds = 300000;
-    state += (uint64_t)_i * 0x9e3779b97f4a7c15u;
+    size_t accepted = 0, rounds = (size_t)rounds_of(300000);
+    random_state += (uint64_t)_i * 0x9e3779b97f4a7c15u;
     for (size_t round = 0; round < rounds; round++) {
         memcpy(section.bytes, &m, sizeof m);
         memcpy(records.bytes, tensors, tensor_count * sizeof *tensors);
@@ -335,9 +325,5 @@ int main(void)
     tcase_add_test(tc, bytes_of_a_tensor_are_0_where_its_shape_is_out_of_range_and_never_overflow);
     tcase_add_test(tc, every_number_of_a_panel_has_a_place_of_its_own);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int bad = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return bad ? 1 : 0;
+    return suite_run(suite) ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The section of chat templates from a stranger: opening it reads nothing behind it, which is a page that cannot be
  * read, and of what is accepted every text and program lies inside. */
-#include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +8,7 @@
 
 #include "template_set.h"
 #include "types.h"
+#include "../suite.h"
 
 enum { TEMPLATES = 2, TOKENS = 3, PROGRAM_BYTES = 88, SECTION_BYTES = 32 + (TEMPLATES + TOKENS) * 16 + 48 + 2 * 88 };
 
@@ -48,16 +48,6 @@ static struct made make(void)
 }
 
 /* ---- before memory ends ---- */
-
-static uint64_t state = 88172645463325252u;
-
-static uint32_t random_below(uint32_t n)
-{
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return (uint32_t)(state >> 16) % n;
-}
 
 /* `bytes` bytes (a multiple of 8) that end at a page which cannot be read; *map and 8192 bytes of it to unmap. */
 static uint8_t *guard(const void *from, size_t bytes, void **map)
@@ -163,7 +153,7 @@ START_TEST(of_a_mutated_section_nothing_outside_is_read)
 {
     static const uint32_t edges[] = {0, 1, 8, 64, SECTION_BYTES - 1, SECTION_BYTES, SECTION_BYTES + 1, UINT32_MAX - 7,
                                      UINT32_MAX};
-    int opened = 0, rounds = 20000;
+    int opened = 0, rounds = rounds_of(20000);
     uint32_t read = 0;
     for (int round = 0; round < rounds; round++) {
         struct made m = make();
@@ -195,9 +185,5 @@ int main(void)
     tcase_add_test(tc, a_section_that_is_cut_short_is_refused);
     tcase_add_test(tc, of_a_mutated_section_nothing_outside_is_read);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return suite_run(suite) ? EXIT_FAILURE : EXIT_SUCCESS;
 }

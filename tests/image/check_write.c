@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The writer: what it writes can be opened and verified, and whichever call fails, the target is whole or absent and
  * nothing lies beside it. The calls to the kernel that it makes are defined here, so that each can be made to fail. */
-#include <check.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -15,6 +14,7 @@
 
 #include "image.h"
 #include "write.h"
+#include "../suite.h"
 
 /* ---- calls that fail when their turn comes ---- */
 
@@ -292,9 +292,5 @@ int main(void)
     tcase_add_test(tc, targets_that_no_image_can_be_are_refused);
     tcase_add_test(tc, a_link_is_followed_and_stays);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int bad = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return bad ? 1 : 0;
+    return suite_run(suite) ? EXIT_FAILURE : EXIT_SUCCESS;
 }

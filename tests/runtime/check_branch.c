@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Sequences that branch off others have the bits of sequences computed whole, through blocks that are shared and rings that
  * are copied; what would change what another sequence reads is refused. On the demo model, as it is and with a window. */
-#include <check.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +10,7 @@
 
 #include "convert.h"
 #include "stele.h"
+#include "../suite.h"
 
 #define DEMO "scripts/demo-model/checkpoint/"
 
@@ -222,9 +222,5 @@ int main(void)
     tcase_add_test(tc, what_a_branch_reads_is_not_computed_anew);
     tcase_add_test(tc, a_window_that_moved_on_is_not_gone_back_to);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return suite_run(suite) ? EXIT_FAILURE : EXIT_SUCCESS;
 }

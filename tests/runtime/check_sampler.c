@@ -2,7 +2,6 @@
 /* The sampler against its definition, sorted out at length, bit for bit; against transformers'
  * meaning in binary64; and against the probabilities by chi-square. Inputs come from a seed that a
  * failure names. */
-#include <check.h>
 #include <float.h>
 #include <inttypes.h>
 #include <math.h>
@@ -11,6 +10,7 @@
 
 #include "numbers.h"
 #include "sampler.h"
+#include "../suite.h"
 
 enum { ROUNDS = 1500, VOCABULARY_MAX = 5000, HISTORY_MAX = 60 };
 
@@ -492,9 +492,5 @@ int main(void)
     tcase_add_test(tc, extremes_are_drawn_from_too);
     tcase_add_test(tc, fields_out_of_range_are_refused_by_name);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? 1 : 0;
+    return suite_run(suite) ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -1,21 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Thinking and answer are told apart as by one look at the whole text, however tokens cut it, and what is handed on
  * never has to be taken back. */
-#include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "thinking.h"
+#include "../suite.h"
 
-enum { TEXT_MAX = 12, TEXTS = 400 };
-
-/* ck_assert_msg notes each time in a file that it came by. */
-#define expect(true_one, ...) \
-    do { \
-        if (!(true_one)) \
-            ck_abort_msg(__VA_ARGS__); \
-    } while (0)
+enum { TEXT_MAX = 12 };
 
 static const struct {
     const char *begin, *done, *next;
@@ -28,16 +21,6 @@ static const struct {
     {"[T]\n", "[/T]", "", {"[T]\n", "[/T]", "[T]", "\n", "[", "/T", "]", " "}},
 };
 enum { KINDS = sizeof kinds / sizeof *kinds };
-
-static uint64_t state = 88172645463325252u;
-
-static uint32_t random_below(uint32_t n)
-{
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return (uint32_t)(state >> 16) % n;
-}
 
 /* ---- the whole text at once ---- */
 
@@ -91,10 +74,10 @@ static void take(struct thinking *t, struct parted *sum, const struct parted *wa
 {
     strncat(sum->thoughts, t->thoughts.length ? t->thoughts.data : "", t->thoughts.length);
     strncat(sum->answer, t->answer.length ? t->answer.data : "", t->answer.length);
-    expect(!strncmp(sum->thoughts, want->thoughts, strlen(sum->thoughts)), "thoughts \"%s\", not of \"%s\"",
-           sum->thoughts, want->thoughts);
-    expect(!strncmp(sum->answer, want->answer, strlen(sum->answer)), "answer \"%s\", not of \"%s\"", sum->answer,
-           want->answer);
+    ck_assert_msg(!strncmp(sum->thoughts, want->thoughts, strlen(sum->thoughts)), "thoughts \"%s\", not of \"%s\"",
+                  sum->thoughts, want->thoughts);
+    ck_assert_msg(!strncmp(sum->answer, want->answer, strlen(sum->answer)), "answer \"%s\", not of \"%s\"", sum->answer,
+                  want->answer);
 }
 
 /* The text in pieces: bit i of `cuts` is a cut behind byte i. */
@@ -109,24 +92,24 @@ static void check_cut(int kind, bool inside, const char *text, const bool *speci
     size_t n = strlen(text), from = 0;
     for (size_t i = 0; i < n; i++)
         if (i + 1 == n || (cuts >> i & 1) || special[i] != special[i + 1]) {
-            expect(!thinking_push(&t, text + from, i + 1 - from, special[from], false, NULL), "no memory");
+            ck_assert_msg(!thinking_push(&t, text + from, i + 1 - from, special[from], false, NULL), "no memory");
             take(&t, &sum, want);
-            expect(t.state == THINKING_START || t.held.length < t.begin.bytes + t.done.bytes + t.next.bytes,
-                   "%zu bytes held of \"%s\"", t.held.length, text);
+            ck_assert_msg(t.state == THINKING_START || t.held.length < t.begin.bytes + t.done.bytes + t.next.bytes,
+                          "%zu bytes held of \"%s\"", t.held.length, text);
             from = i + 1;
         }
-    expect(!thinking_push(&t, "", 0, false, true, NULL), "no memory");
+    ck_assert_msg(!thinking_push(&t, "", 0, false, true, NULL), "no memory");
     take(&t, &sum, want);
-    expect(!strcmp(sum.thoughts, want->thoughts) && !strcmp(sum.answer, want->answer),
-           "\"%s\" cut as %x, begun %d: \"%s\" and \"%s\" instead of \"%s\" and \"%s\"", text, cuts, inside,
-           sum.thoughts, sum.answer, want->thoughts, want->answer);
+    ck_assert_msg(!strcmp(sum.thoughts, want->thoughts) && !strcmp(sum.answer, want->answer),
+                  "\"%s\" cut as %x, begun %d: \"%s\" and \"%s\" instead of \"%s\" and \"%s\"", text, cuts, inside,
+                  sum.thoughts, sum.answer, want->thoughts, want->answer);
     thinking_close(&t);
 }
 
 START_TEST(every_way_to_cut_a_text_parts_it_as_the_whole_is_parted)
 {
-    int parted = 0;
-    for (int round = 0; round < TEXTS; round++) {
+    int parted = 0, texts = rounds_of(400);
+    for (int round = 0; round < texts; round++) {
         char text[TEXT_MAX + 1] = "";
         bool special[TEXT_MAX + 1] = {false}, inside = random_below(3) == 0;
         for (;;) {
@@ -142,7 +125,7 @@ START_TEST(every_way_to_cut_a_text_parts_it_as_the_whole_is_parted)
         for (uint32_t cuts = 0; cuts < 1u << (strlen(text) - 1); cuts++)
             check_cut(_i, inside, text, special, cuts, &want);
     }
-    ck_assert_int_gt(parted, TEXTS / 40);
+    ck_assert_int_gt(parted, texts / 40);
 }
 END_TEST
 
@@ -165,9 +148,5 @@ int main(void)
     tcase_add_loop_test(tc, every_way_to_cut_a_text_parts_it_as_the_whole_is_parted, 0, KINDS);
     tcase_add_test(tc, without_marks_everything_is_the_answer_at_once);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return suite_run(suite) ? EXIT_FAILURE : EXIT_SUCCESS;
 }

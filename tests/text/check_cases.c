@@ -3,7 +3,6 @@
  * tokenizer.json of the test data with its cases.json and decode_cases.json (shared/tokenizers, its
  * synthetic/, shared/models), and the repository's own in fixtures/. STELE_TEST_DATA names the
  * data; what is not there is counted and printed. */
-#include <check.h>
 #include <dirent.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -14,6 +13,7 @@
 #include "json.h"
 #include "tokenizer.h"
 #include "vocab_build.h"
+#include "../suite.h"
 
 enum { FOLDERS_MAX = 512, SHOWN_MAX = 5 };
 
@@ -260,12 +260,9 @@ int main(void)
     tcase_set_timeout(tc, 300);
     tcase_add_loop_test(tc, every_case_is_the_librarys, 0, folder_count);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
+    int failed = suite_run(suite);
     printf("%d vocabularies, %d failed, %d folders of test data absent\n", folder_count, failed,
            absent_count);
-    srunner_free(runner);
     for (int i = 0; i < folder_count; i++)
         free(folders[i]);
     return failed ? EXIT_FAILURE : EXIT_SUCCESS;

@@ -2,11 +2,11 @@
 /* Every allocation of the tokenizer is made to fail in turn: the status says so, and nothing
  * crashes. The sanitizers bring an allocator of their own; with them there is nothing to test here.
  */
-#include <check.h>
 #include <stdlib.h>
 
 #include "tokenizer.h"
 #include "vocab_build.h"
+#include "../suite.h"
 
 static long calls_left = -1; /* until every allocation fails; negative: never */
 
@@ -83,7 +83,8 @@ START_TEST(a_failed_build_is_reported)
     uint8_t *section = NULL;
     size_t length;
     enum stele_status status = STELE_SYSTEM;
-    for (long n = 0; CAN_FAIL && status; n += n < 1000 ? 1 : 37) {
+    const long each = rounds_of(1000);
+    for (long n = 0; CAN_FAIL && status; n += n < each ? 1 : 37000 / each) {
         calls_left = n;
         status = vocab_build(&section, &length, paths[_i], NULL, &err);
         calls_left = -1;
@@ -101,9 +102,5 @@ int main(void)
     tcase_add_loop_test(tc, every_failed_allocation_is_reported, 0, 4);
     tcase_add_loop_test(tc, a_failed_build_is_reported, 0, 4);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return suite_run(suite) ? EXIT_FAILURE : EXIT_SUCCESS;
 }

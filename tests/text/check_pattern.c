@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The pattern compiler: what it takes on means what Oniguruma makes of the same expression, and
  * what popular models use it takes on. */
-#include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -10,6 +9,7 @@
 #include "pattern.h"
 #include "utf8.h"
 #include "vocab_build.h"
+#include "../suite.h"
 
 #define SUFFIX "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 #define WORD_START "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]"
@@ -207,9 +207,5 @@ int main(void)
                         sizeof theirs / sizeof *theirs);
     tcase_add_loop_test(tc, a_posix_bracket_is_refused_by_name, 0, 3);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return suite_run(suite) ? EXIT_FAILURE : EXIT_SUCCESS;
 }
