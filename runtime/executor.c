@@ -13,6 +13,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "ahead.h"
 #include "arrival.h"
 #include "cpus.h"
 #include "gpus.h"
@@ -492,6 +493,7 @@ void stele_session_close(struct stele_session *s)
 {
     if (!s)
         return;
+    ahead_stop(s->ahead);
     s->backend->close(s->device);
     kv_close(&s->kv);
     free(s->spans);
@@ -711,20 +713,33 @@ static enum stele_status await_weights(const struct stele_session *s, uint32_t i
     return status;
 }
 
-/* What a step reads whole comes in large pages where it is not in memory; of an embedding that is not the head as well, which
- * lies in front, it reads a few rows, and of experts the chosen ones. Told after the first op, which is the embedding. Cold
- * start of 1.2 B q4, 1 and 2 threads, over the fastest read of the file: 1.19 and 1.16 -> 1.10 and 1.06. */
-static void read_large(struct stele_session *s)
+/* Where the weights that a step reads begin in the image, and how many bytes they are, in plan order: with `logits` the head,
+ * else what lies before it; of an embedding that is not the head as well, which lies in front, a step reads a few rows. */
+static uint64_t read_whole(const struct stele_session *s, bool logits, uint64_t *length)
 {
     uint64_t bytes, from = 0;
-    s->reads_large = true;
-    if (s->expert_count || s->image->arrival)
-        return;
     const uint8_t *weights = image_section(s->image, SECTION_WEIGHTS, &bytes);
-    uint32_t table = s->plan.ops[0].embed.table;
-    if (s->plan.ops[0].code == PLAN_EMBED && table != s->plan.ops[s->plan.counts.ops - 1].logits.head)
-        from = s->plan.tensors[table].offset + s->plan.tensors[table].bytes;
-    image_read_large(s->image, (uint64_t)(weights - s->image->bytes) + from, bytes - from);
+    const struct plan_op *first = &s->plan.ops[0], *last = &s->plan.ops[s->plan.counts.ops - 1];
+    const struct image_tensor *head = &s->plan.tensors[last->logits.head];
+    if (first->code == PLAN_EMBED && first->embed.table != last->logits.head)
+        from = s->plan.tensors[first->embed.table].offset + s->plan.tensors[first->embed.table].bytes;
+    if (logits)
+        from = head->offset;
+    *length = logits ? head->bytes : from < head->offset ? head->offset - from : 0;
+    return (uint64_t)(weights - s->image->bytes) + from;
+}
+
+/* Has what is read from here on brought into memory, unless it is there: in large pages, by a thread that the kernels follow.
+ * Not of experts, of which a token takes a few, nor of a file that arrives. Told once the first op is done, since nothing else
+ * may come before it. */
+static void read_ahead(struct stele_session *s, bool logits)
+{
+    uint64_t length, from = read_whole(s, logits, &length);
+    if (s->image->arrival || (s->expert_count && !logits))
+        return;
+    image_read_large(s->image, from, length);
+    ahead_stop(s->ahead);
+    s->ahead = s->backend == &blas_cpu ? ahead_start(s->image, from, length) : NULL;
 }
 
 enum stele_status stele_step(struct stele_session *s, const struct stele_slice *slices, size_t n, struct stele_error *err)
@@ -745,8 +760,9 @@ enum stele_status stele_step(struct stele_session *s, const struct stele_slice *
             return status;
         if (!run_op(s, &s->ops[i], &row))
             return kv_refused(s, i, row, err);
-        if (!s->reads_large)
-            read_large(s);
+        if (!s->begun)
+            read_ahead(s, false);
+        s->begun = true;
     }
     return finish(s, err);
 }
@@ -797,6 +813,9 @@ enum stele_status stele_logits(struct stele_session *s, size_t from, size_t coun
         return status;
     struct blas_step step = whole(s);
     s->backend->begin(s->device, &step);
+    if (!s->began_logits)
+        read_ahead(s, true);
+    s->began_logits = true;
     for (size_t i = 0, n; i < count; i += n) {
         n = neighbours(s, from + i, count - i);
         s->backend->logits(s->device, &op->logits, s->wanted[from + i], n, out + i * vocabulary);

@@ -50,7 +50,8 @@ struct stele_session {
     uint32_t context, chunk, kv_type;
     const char *kernels;
     double first_op;
-    bool reads_large; /* the mapping was told how what a step reads whole is read */
+    bool begun, began_logits; /* a step, and logits, for the first time: what they read was asked for */
+    struct ahead *ahead;      /* NULL: all of it was in memory */
     uint32_t *kept; /* malloc'ed: ids that sequence 0 holds for stele_score */
     size_t kept_count;
     uint8_t *experts_used; /* a byte for each expert of each layer */

@@ -90,6 +90,25 @@ def what_a_run_reads_whole_is_told_to_come_in_large_pages_and_the_rows_of_an_emb
 
 
 @test
+def a_thread_reads_ahead_of_the_first_token_where_an_image_is_not_in_memory_and_only_there():
+    path, report = on_disk(), SCRATCH / "report"
+    watch = SCRATCH / "watch_start"
+    call([os.environ.get("CC", "gcc"), "-O2", "-o", watch, ROOT / "tests" / "laws" / "watch_start.c"]).exits(0)
+
+    def calls(n):
+        call([watch, report, BUILD / "stele", "run", path, "--ids", "1", "-n", n, "--print", "ids", "--threads", "1"]).exits(0)
+        return {int(k): int(v) for k, v in (line.split() for line in report.read_text().splitlines() if line[0].isdigit())}
+
+    threads = lambda counts: counts.get(435, 0) + counts.get(220 if os.uname().machine == "aarch64" else 56, 0)  # clone3, clone
+    stele("warm", path).exits(0)
+    warm = [calls(n) for n in (0, 1, 9)]
+    assert [threads(c) for c in warm] == [0, 0, 0], warm
+    if dropped(path):
+        assert threads(calls(1)) in (1, 2)  # the head may have come in already
+        assert resident(path) >= path.stat().st_size * 0.9
+
+
+@test
 def eight_runs_that_begin_at_once_on_a_cold_image_read_it_from_the_disk_once():
     path = on_disk()
     if not dropped(path):
