@@ -330,10 +330,10 @@ enum stele_status carry_image(const struct carry *carry, const struct stream_opt
         status = window_open(&c.window, options->http, &window, size, err);
     if (status == STELE_OK)
         status = lay_all(&c, journal, err);
-    if (status == STELE_OK)
-        status = seal(&c, err);
     if (c.window)
         stats->window = window_stats(c.window);
+    if (status == STELE_OK)
+        status = seal(&c, err);
     stats->seconds = now() - begin;
     close_carrier(&c);
     return status;

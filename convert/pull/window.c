@@ -29,6 +29,7 @@ struct window {
     pthread_mutex_t lock; /* of what follows; the rest is the thread's own */
     pthread_cond_t changed;
     uint64_t tail, ready, total;
+    double arrived; /* when all was there; 0 before */
     unsigned active;
     bool stop;
     enum stele_status status;
@@ -254,6 +255,7 @@ static void *run(void *context)
         pthread_mutex_lock(&w->lock);
         uint64_t tail = w->tail;
         bool over = w->stop || w->status != STELE_OK || w->ready == w->total;
+        w->arrived = w->ready == w->total ? now() : 0;
         pthread_mutex_unlock(&w->lock);
         if (over)
             return NULL;
@@ -324,6 +326,7 @@ struct window_stats window_stats(struct window *w)
 {
     pthread_mutex_lock(&w->lock);
     struct window_stats stats = w->stats;
+    stats.full_s += w->arrived > 0 ? now() - w->arrived : 0;
     pthread_mutex_unlock(&w->lock);
     return stats;
 }

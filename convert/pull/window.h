@@ -37,7 +37,7 @@ struct window_options {
 
 struct window_stats {
     uint64_t fetched; /* bytes */
-    double full_s;    /* time that the window was full, so that packing decided */
+    double full_s;    /* time that the window was full, or everything was there, so that packing decided */
     double dry_s;     /* time that the packer waited, so that the link did */
 };
 

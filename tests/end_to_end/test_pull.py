@@ -126,6 +126,13 @@ def nothing_is_fetched_twice_and_requests_run_side_by_side():
     assert len(log) >= size >> 20
 
 
+@test
+def what_limited_a_pull_is_said():
+    assert pull(web.plain + middle, "--weights", "q4", "--stats").exits(0).stats["limit"] == "cpu"
+    slow = Web(ROOT_FOLDER, rate="5m")
+    assert pull(slow.slow + middle, "--stats").exits(0).stats["limit"] == "link"
+
+
 # ---- what servers do ----
 
 
