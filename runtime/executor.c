@@ -21,7 +21,8 @@
 #include "numbers.h"
 #include "residency.h"
 
-enum { CHUNK_DEFAULT = 512, THREADS_MAX = 256, SEQUENCES_MAX = 4096 };
+/* Of an image that arrives, what does not fit into the first step is computed when all is there. */
+enum { CHUNK_DEFAULT = 512, CHUNK_ARRIVING = 2048, THREADS_MAX = 256, SEQUENCES_MAX = 4096 };
 
 static double now(void)
 {
@@ -290,7 +291,7 @@ static enum stele_status check_options(struct stele_session *s, const struct ste
                           s->context, trained);
     if (o->threads > THREADS_MAX || o->sequences > SEQUENCES_MAX)
         return stele_fail(err, STELE_USAGE, "at most %d threads and %d sequences", THREADS_MAX, SEQUENCES_MAX);
-    s->chunk = o->chunk ? o->chunk : CHUNK_DEFAULT;
+    s->chunk = o->chunk ? o->chunk : s->image->arrival ? CHUNK_ARRIVING : CHUNK_DEFAULT;
     uint32_t most = s->context > o->sequences ? s->context : o->sequences;
     s->chunk = s->chunk < most ? s->chunk : most;
     s->kv_type = o->kv == STELE_KV_DEFAULT ? (uint32_t)default_kv(&s->plan) : o->kv == STELE_KV_F16 ? KV_F16 : KV_F32;

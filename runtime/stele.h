@@ -142,7 +142,7 @@ struct stele_options {
     uint32_t threads;    /* 0: the CPUs of the affinity mask, as far as the control group's quota goes */
     uint32_t context;    /* positions; 0: what the model was trained for; more than that is refused */
     uint32_t sequences;  /* 0: one */
-    uint32_t chunk;      /* rows of a step at most; 0: 512 */
+    uint32_t chunk;      /* rows of a step at most; 0: 512, of an image that arrives 2048 */
     enum stele_kv kv;    /* default: f32 for f32 images, else f16 */
     const char *kernels; /* NULL: the fastest that the CPU runs; "generic", "avx2", "avx512", "neon" */
     const char *device;  /* NULL or "cpu"; "cuda", "cuda:1": a GPU; "auto": a GPU where one can be used */
