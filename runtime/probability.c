@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a row of logits says: probabilities of ids, and the likeliest ones. */
+#include "probability.h"
+
 #include <inttypes.h>
 
 #include "executor.h"
-#include "numbers.h"
 
 enum stele_status stele_logprobs(const struct stele_session *session, const float *row, const uint32_t *ids, size_t count,
                                  float *out, struct stele_error *err)
@@ -12,11 +13,9 @@ enum stele_status stele_logprobs(const struct stele_session *session, const floa
     for (size_t i = 0; i < count; i++)
         if (ids[i] >= vocabulary)
             return stele_fail(err, STELE_USAGE, "id %" PRIu32 ": the model has %" PRIu32 " ids", ids[i], vocabulary);
-    float largest, sum;
-    session->table->log_sum(&largest, &sum, row, vocabulary);
-    float log_sum = num_log(sum);
+    struct log_softmax l = log_softmax_of(session->table, row, vocabulary);
     for (size_t i = 0; i < count; i++)
-        out[i] = (row[ids[i]] - largest) - log_sum; /* NUMBERS.md, "Softmax over a vector" */
+        out[i] = logprob_of(&l, ids[i]);
     return STELE_OK;
 }
 

@@ -11,7 +11,7 @@
 #include <string.h>
 
 #include "executor.h"
-#include "numbers.h"
+#include "probability.h"
 
 enum { ROWS_AT_ONCE = 16 }; /* of logits: the head is read once for all of them where they are neighbours */
 
@@ -27,7 +27,6 @@ struct run {
 struct scoring {
     struct stele_session *session;
     struct stele_error *err;
-    const struct blas_kernels *kernels;
     float *rows; /* [ROWS_AT_ONCE][vocabulary] */
     struct run *runs; /* [sequences] */
     size_t run_count;
@@ -40,13 +39,12 @@ struct scoring {
  * behind it. */
 static void take_row(const struct scoring *s, const struct run *r, size_t row, const float *logits)
 {
-    float largest, sum; /* NUMBERS.md, "Softmax over a vector" */
-    s->kernels->log_sum(&largest, &sum, logits, s->session->plan.counts.vocabulary);
+    struct log_softmax l = log_softmax_of(s->session->table, logits, s->session->plan.counts.vocabulary);
     if (r->branch)
-        r->branch->logprob += (double)((logits[r->branch->ids[row + 1]] - largest) - num_log(sum));
+        r->branch->logprob += (double)logprob_of(&l, r->branch->ids[row + 1]);
     for (size_t i = 0; !r->branch && i < r->item->branch_count; i++) {
         struct stele_branch_ids *b = &r->item->branches[i];
-        b->logprob = (double)((logits[b->ids[0]] - largest) - num_log(sum));
+        b->logprob = (double)logprob_of(&l, b->ids[0]);
     }
 }
 
@@ -185,7 +183,7 @@ static enum stele_status check_items(const struct stele_session *s, const struct
 
 enum stele_status stele_score(struct stele_session *session, struct stele_item *items, size_t n, struct stele_error *err)
 {
-    struct scoring s = {.session = session, .err = err, .kernels = session->table};
+    struct scoring s = {.session = session, .err = err};
     enum stele_status status = check_items(session, items, n, err);
     if (status != STELE_OK)
         return status;
