@@ -10,53 +10,23 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "config.h"
+#include "compile.h"
 #include "convert.h"
-#include "emit.h"
-#include "families/family.h"
-#include "json.h"
 #include "provenance.h"
-#include "safetensors.h"
-#include "template_build.h"
-#include "vocab_build.h"
 
 /* ---- the outline ---- */
-
-/* As convert.c has it: weights of this size and more begin at a multiple of 2 MiB. */
-static const uint64_t ALIGN_FROM_BYTES = 64 << 20;
 
 struct outline {
     const struct sizes_source *source;
     struct stele_error *err;
     bool folder;
-    json_t *root; /* config.json */
-    struct config config;
-    struct checkpoint checkpoint;
-    struct emitter emitter;
-    void *plan, *tensors;
-    size_t plan_length, tensors_length;
-    uint8_t *vocabulary; /* NULL: no tokenizer, or none that is known */
-    size_t vocabulary_length;
-    uint8_t *templates; /* NULL: no chat template */
-    size_t templates_length;
+    struct compiled made;
     size_t provenance_length; /* 0 where the sources are not there */
 };
 
-/* FOLDER/NAME, malloc'ed, NULL where there is none (or no memory). */
-static char *existing(const struct outline *o, const char *name)
-{
-    char *path;
-    if (!o->folder || asprintf(&path, "%s/%s", o->source->path, name) < 0)
-        return NULL;
-    if (!access(path, F_OK))
-        return path;
-    free(path);
-    return NULL;
-}
-
 static bool exists(const struct outline *o, const char *name)
 {
-    char *path = existing(o, name);
+    char *path = compile_file(o->source->path, name);
     free(path);
     return path != NULL;
 }
@@ -67,28 +37,12 @@ static enum stele_status read_config(struct outline *o)
     if (stat(o->source->path, &st))
         return stele_fail(o->err, STELE_SYSTEM, "%s: %s", o->source->path, strerror(errno));
     o->folder = S_ISDIR(st.st_mode);
-    char *path = o->folder ? existing(o, "config.json") : strdup(o->source->path);
+    char *path = o->folder ? compile_file(o->source->path, "config.json") : strdup(o->source->path);
     if (!path)
         return stele_fail(o->err, STELE_INPUT, "%s: there is no config.json", o->source->path);
-    enum stele_status status = json_read_file(&o->root, path, o->err);
+    enum stele_status status = compile_config(&o->made, path, o->source->ignored_keys, o->err);
     free(path);
-    return status == STELE_OK
-               ? config_open(&o->config, o->root, "config.json", o->source->ignored_keys, o->err)
-               : status;
-}
-
-static enum stele_status choose_family(const struct outline *o, const struct family **family)
-{
-    const char *name =
-        json_string_value(json_array_get(json_object_get(o->root, "architectures"), 0));
-    char names[512];
-    *family = name ? family_find(name) : NULL;
-    if (*family)
-        return STELE_OK;
-    family_names(names, sizeof names);
-    return stele_fail(o->err, STELE_INPUT,
-                      "config.json: architecture %s is not supported; stele knows %s",
-                      name ? name : "(none)", names);
+    return status;
 }
 
 /* The type that a config alone says its tensors have. */
@@ -98,9 +52,9 @@ static enum stele_status made_up_type(const struct outline *o, enum source_type 
         const char *name;
         enum source_type type;
     } types[] = {{"float32", SOURCE_F32}, {"float16", SOURCE_F16}, {"bfloat16", SOURCE_BF16}};
-    const char *name = json_string_value(json_object_get(o->root, "dtype"));
+    const char *name = json_string_value(json_object_get(o->made.root, "dtype"));
     if (!name)
-        name = json_string_value(json_object_get(o->root, "torch_dtype"));
+        name = json_string_value(json_object_get(o->made.root, "torch_dtype"));
     for (size_t i = 0; name && i < sizeof types / sizeof *types; i++)
         if (!strcmp(types[i].name, name)) {
             *type = types[i].type;
@@ -117,56 +71,22 @@ static enum stele_status made_up_type(const struct outline *o, enum source_type 
 /* Tensors where the folder has them, else none. */
 static enum stele_status open_tensors(struct outline *o)
 {
-    o->emitter = (struct emitter){.weights = o->source->weights, .err = o->err};
+    o->made.emitter = (struct emitter){.weights = o->source->weights, .err = o->err};
     if (!exists(o, "model.safetensors") && !exists(o, "model.safetensors.index.json"))
-        return made_up_type(o, &o->emitter.made_up_type);
-    o->emitter.source = &o->checkpoint;
-    return checkpoint_open(&o->checkpoint, o->source->path, o->err);
-}
-
-static enum stele_status compile_text(struct outline *o)
-{
-    char *tokenizer = existing(o, "tokenizer.json");
-    char *config_path = existing(o, "tokenizer_config.json");
-    json_t *config = NULL;
-    enum stele_status status = STELE_OK;
-    if (tokenizer)
-        status = vocab_build(&o->vocabulary, &o->vocabulary_length, tokenizer, config_path, o->err);
-    if (status == STELE_OK && tokenizer && config_path)
-        status = json_read_file(&config, config_path, o->err);
-    if (status == STELE_OK && tokenizer && !o->source->no_template)
-        status = template_build(&o->templates, &o->templates_length, o->source->path, config, o->err);
-    json_decref(config);
-    free(config_path);
-    free(tokenizer);
-    return status;
+        return made_up_type(o, &o->made.emitter.made_up_type);
+    o->made.emitter.source = &o->made.checkpoint;
+    return checkpoint_open(&o->made.checkpoint, o->source->path, o->err);
 }
 
 static enum stele_status compile(struct outline *o)
 {
-    const struct family *family;
-    struct plan plan;
     enum stele_status status = read_config(o);
     if (status == STELE_OK)
-        status = choose_family(o, &family);
-    if (status == STELE_OK)
-        status = config_check_quantised(&o->config, false);
-    if (status == STELE_OK)
         status = open_tensors(o);
-    if (status != STELE_OK)
-        return status;
-    family_emit(family, &o->config, &o->emitter);
-    status = config_check_quantised(&o->config, true);
     if (status == STELE_OK)
-        status = config_finish(&o->config);
-    if (status == STELE_OK)
-        status = emit_finish(&o->emitter);
-    if (status == STELE_OK)
-        status = emit_plan(&o->emitter, &o->plan, &o->plan_length, &o->tensors, &o->tensors_length);
-    if (status == STELE_OK)
-        status = plan_open(&plan, o->plan, o->plan_length, o->tensors, o->tensors_length,
-                           o->emitter.weights_bytes, o->source->path, o->err);
-    return status == STELE_OK ? compile_text(o) : status;
+        status = compile_plan(&o->made, o->source->path, o->err);
+    return status == STELE_OK && o->folder ? compile_text(&o->made, o->source->path, o->source->no_template, o->err)
+                                           : status;
 }
 
 /* How long the provenance will be. It is made of weights of no bytes, which saves reading them:
@@ -177,18 +97,18 @@ static enum stele_status measure_provenance(struct outline *o)
                                       .weights = o->source->weights,
                                       .ignored_keys = o->source->ignored_keys,
                                       .no_template = o->source->no_template};
-    struct checkpoint empty = o->checkpoint;
+    struct checkpoint empty = o->made.checkpoint;
     char *text = NULL;
-    if (!o->emitter.source)
+    if (!o->made.emitter.source)
         return STELE_OK;
     empty.files = calloc(empty.file_count + 1, sizeof *empty.files);
     if (!empty.files)
         return stele_fail(o->err, STELE_SYSTEM, "no memory for the provenance");
     for (size_t i = 0; i < empty.file_count; i++) {
-        empty.files[i] = (struct source_file){.name = o->checkpoint.files[i].name,
-                                              .bytes = o->checkpoint.files[i].bytes};
+        empty.files[i] = (struct source_file){.name = o->made.checkpoint.files[i].name,
+                                              .bytes = o->made.checkpoint.files[i].bytes};
         o->provenance_length +=
-            (size_t)snprintf(NULL, 0, "%" PRIu64, o->checkpoint.files[i].length) - strlen("0");
+            (size_t)snprintf(NULL, 0, "%" PRIu64, o->made.checkpoint.files[i].length) - strlen("0");
     }
     enum stele_status status = provenance_build(&text, &options, &empty, o->err);
     if (status == STELE_OK)
@@ -202,19 +122,19 @@ static enum stele_status measure_provenance(struct outline *o)
  * them. Ids of end of text stay below a page. */
 static bool write_outline(int fd, const struct outline *o)
 {
-    uint64_t weights = o->emitter.weights_bytes, chunks = (weights + IMAGE_CHUNK - 1) / IMAGE_CHUNK,
+    uint64_t weights = o->made.emitter.weights_bytes, chunks = (weights + IMAGE_CHUNK - 1) / IMAGE_CHUNK,
              at = 2 * IMAGE_PAGE;
     const struct {
         enum section_kind kind;
         const void *bytes;
         uint64_t length, align;
     } parts[] = {
-        {SECTION_PLAN, o->plan, o->plan_length, IMAGE_ALIGN},
-        {SECTION_TENSORS, o->tensors, o->tensors_length, IMAGE_ALIGN},
-        {SECTION_TOKENIZER, o->vocabulary, o->vocabulary_length, IMAGE_ALIGN},
-        {SECTION_TEMPLATES, o->templates, o->templates_length, IMAGE_ALIGN},
+        {SECTION_PLAN, o->made.plan, o->made.plan_length, IMAGE_ALIGN},
+        {SECTION_TENSORS, o->made.tensors, o->made.tensors_length, IMAGE_ALIGN},
+        {SECTION_TOKENIZER, o->made.vocabulary, o->made.vocabulary_length, IMAGE_ALIGN},
+        {SECTION_TEMPLATES, o->made.templates, o->made.templates_length, IMAGE_ALIGN},
         {SECTION_DEFAULTS, NULL, sizeof(struct image_defaults), IMAGE_ALIGN},
-        {SECTION_WEIGHTS, NULL, weights, weights >= ALIGN_FROM_BYTES ? IMAGE_CHUNK : IMAGE_PAGE},
+        {SECTION_WEIGHTS, NULL, weights, weights_align(weights)},
         {SECTION_DIGESTS, NULL, chunks * sizeof(struct image_digest), IMAGE_ALIGN},
         {SECTION_PROVENANCE, NULL, o->provenance_length, IMAGE_ALIGN},
     };
@@ -222,7 +142,7 @@ static bool write_outline(int fd, const struct outline *o)
         .magic = IMAGE_MAGIC, .version = IMAGE_VERSION, .numerics = NUMERICS_VERSION};
     struct image_section sections[IMAGE_SECTIONS_MAX] = {{0}};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
-        if ((parts[i].kind == SECTION_TOKENIZER && !o->vocabulary) || (parts[i].kind == SECTION_TEMPLATES && !o->templates))
+        if ((parts[i].kind == SECTION_TOKENIZER && !o->made.vocabulary) || (parts[i].kind == SECTION_TEMPLATES && !o->made.templates))
             continue;
         at = round_up(at, parts[i].align);
         sections[header.sections] = (struct image_section){.id = header.sections,
@@ -256,19 +176,12 @@ enum stele_status sizes_outline(int *fd, bool *text_known, const struct sizes_so
             status = stele_fail(err, STELE_SYSTEM, "%s: no memory for its outline: %s",
                                 source->path, strerror(errno));
     }
-    *text_known = o.vocabulary || o.emitter.source;
+    *text_known = o.made.vocabulary || o.made.emitter.source;
     if (status != STELE_OK && *fd >= 0) {
         close(*fd);
         *fd = -1;
     }
-    free(o.templates);
-    free(o.vocabulary);
-    free(o.tensors);
-    free(o.plan);
-    emit_close(&o.emitter);
-    checkpoint_close(&o.checkpoint);
-    config_close(&o.config);
-    json_decref(o.root);
+    compile_close(&o.made);
     return status;
 }
 
