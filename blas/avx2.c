@@ -170,7 +170,7 @@ static inline vec vec_power(vec n)
 
 static inline vec vec_from(vec x, vec low, vec y)
 {
-    return _mm256_and_ps(_mm256_cmp_ps(x, low, _CMP_GE_OQ), y);
+    return _mm256_and_ps(_mm256_cmp_ps(x, low, _CMP_NLT_UQ), y);
 }
 
 static inline bool vec_below(vec x, vec limit)

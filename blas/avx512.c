@@ -161,7 +161,7 @@ static inline vec vec_power(vec n)
 
 static inline vec vec_from(vec x, vec low, vec y)
 {
-    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, low, _CMP_GE_OQ), y);
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, low, _CMP_NLT_UQ), y);
 }
 
 static inline bool vec_below(vec x, vec limit)

@@ -438,7 +438,7 @@ static void weigh_experts(const struct blas_kernels *kernels, const struct op_ro
     kernels->log_sum(&largest, &all, logits, op->weight.rows);
     for (size_t i = 0; i < op->top; i++) {
         weights[i] = num_exp(logits[chosen[i]] - largest);
-        if (op->routing != BLAS_ROUTING_CHOSEN)
+        if (op->routing != BLAS_ROUTING_CHOSEN || isnan(all)) /* a NaN that was not chosen is not passed over */
             weights[i] = weights[i] / all;
         sum = sum + weights[i];
     }

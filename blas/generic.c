@@ -127,9 +127,11 @@ static void quantise_generic(int8_t *q, float *scale, int32_t *sum, const float 
     for (size_t g = 0; g < groups; g++) {
         size_t n = k - g * GROUP < GROUP ? k - g * GROUP : GROUP;
         float largest = 0;
-        for (size_t j = 0; j < n; j++)
-            largest = fabsf(x[g * GROUP + j]) > largest ? fabsf(x[g * GROUP + j]) : largest;
-        float step = largest < 0x1p-100f ? 0.0f : largest / 127.0f;
+        for (size_t j = 0; j < n; j++) {
+            float a = fabsf(x[g * GROUP + j]);
+            largest = a > largest || isnan(a) ? a : largest;
+        }
+        float step = !isfinite(largest) ? NAN : largest < 0x1p-100f ? 0.0f : largest / 127.0f;
         int32_t total[GROUP / HALF] = {0};
         for (size_t j = 0; j < GROUP; j++) {
             int integer = 0;

@@ -4,7 +4,8 @@
  *
  * Kernels are straight code: callers settle types, shapes and options, no kernel allocates, fails or knows of threads.
  * Pointers to panels and KV are 64-byte aligned, float pointers 4-byte aligned; results and inputs don't overlap unless
- * said. Nothing is written beyond the stated shapes. Finite inputs are assumed; others give some bits, no fault. */
+ * said. Nothing is written beyond the stated shapes. Finite inputs are assumed; others give some bits, no fault, but what a
+ * NaN goes into does not come out as a number. */
 #ifndef BLAS_KERNELS_H
 #define BLAS_KERNELS_H
 

@@ -187,7 +187,7 @@ static inline vec vec_power(vec n)
 
 static inline vec vec_from(vec x, vec low, vec y)
 {
-    return vreinterpretq_f32_u32(vandq_u32(vcgeq_f32(x, low), vreinterpretq_u32_f32(y)));
+    return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(y), vcltq_f32(x, low)));
 }
 
 static inline bool vec_below(vec x, vec limit)

@@ -163,8 +163,8 @@ static inline float panel_number(enum tensor_type type, const void *panel, size_
 
 static inline float num_exp(float x)
 {
-    if (x < EXP_LOW)
-        return 0.0f;
+    if (!(x >= EXP_LOW))
+        return x < EXP_LOW ? 0.0f : x; /* a NaN */
     x = x > EXP_HIGH ? EXP_HIGH : x;
     float n = fmaf(x, EXP_LOG2E, ROUND_MAGIC) - ROUND_MAGIC;
     float r = fmaf(-n, EXP_LN2_HIGH, x);

@@ -66,7 +66,7 @@ KERNEL(route, struct args_route, 128, 4)
             place += chosen[j] < chosen[i];
         const float weight = num_exp(x[chosen[i]] - largest);
         out[place] = (float)chosen[i];
-        weights[place] = a.routing == BLAS_ROUTING_CHOSEN ? weight : weight / all;
+        weights[place] = a.routing == BLAS_ROUTING_CHOSEN && all == all ? weight : weight / all; /* a NaN stays one */
     }
     if (a.routing == BLAS_ROUTING_ALL)
         return;

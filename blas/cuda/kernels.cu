@@ -21,13 +21,13 @@ KERNEL(quantise, struct args_quantise, 256, 4)
     UNROLL for (uint32_t i = 0; i < 4; i++)
     {
         x[i] = there && first + i < a.k ? a.in.data[row * a.in.stride + first + i] : 0.0f;
-        largest = fabsf(x[i]) > largest ? fabsf(x[i]) : largest;
+        largest = fabsf(x[i]) > largest || x[i] != x[i] ? fabsf(x[i]) : largest;
     }
     for (uint32_t step = 1; step < 8; step *= 2) {
         float other = xor_float(largest, step);
-        largest = other > largest ? other : largest;
+        largest = other > largest || other != other ? other : largest;
     }
-    const float scale = largest < 0x1p-100f ? 0.0f : largest / 127.0f;
+    const float scale = largest < 0x1p-100f ? 0.0f : largest / 127.0f; /* of a NaN, or infinite: so is every product */
     uint32_t packed = 0;
     UNROLL for (uint32_t i = 0; i < 4; i++)
     {

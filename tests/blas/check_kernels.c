@@ -437,6 +437,87 @@ START_TEST(attend_join_is_generic)
 }
 END_TEST
 
+/* A group that holds a NaN or an infinity, at each place of it, with large, small and no numbers around it. */
+START_TEST(a_group_with_a_nan_is_one_to_every_product)
+{
+    const struct blas_kernels *kernels = table_usable(_i);
+    static const float odd[] = {NAN, -NAN, INFINITY, -INFINITY}, others[] = {0.0f, 1.0f, -1e30f, 0x1p-120f, NAN};
+    for (size_t i = 0; kernels && i < 4 * 5 * 45; i++) {
+        const size_t k = 45, at = i % k, group = at / GROUP;
+        float x[45], scale[2];
+        int8_t q[2 * GROUP];
+        int32_t sum[4];
+        for (size_t j = 0; j < k; j++)
+            x[j] = others[i / k % 5];
+        x[at] = odd[i / k / 5];
+        kernels->quantise(q, scale, sum, x, k);
+        ck_assert_msg(isnan(scale[group]), "%s: %g at %zu among %g: scale %g", kernels->name, (double)x[at], at,
+                      (double)others[i / k % 5], (double)scale[group]);
+        ck_assert(i / k % 5 == 4 || isfinite(scale[!group]));
+    }
+}
+END_TEST
+
+static float is_kept(const struct blas_kernels *kernels, size_t what, size_t at, size_t n)
+{
+    float x[70], up[70], max, sum;
+    for (size_t i = 0; i < n; i++)
+        x[i] = up[i] = 0.5f;
+    *(what % 2 && what < 6 ? &up[at] : &x[at]) = NAN;
+    if (what < 6)
+        kernels->gate[what / 2](x, x, up, n, 7);
+    else if (what == 6)
+        kernels->soft_cap(x, n, 30);
+    else {
+        kernels->log_sum(&max, &sum, x, n);
+        return sum;
+    }
+    return x[at];
+}
+
+START_TEST(a_nan_stays_one)
+{
+    const struct blas_kernels *kernels = table_usable(_i);
+    for (size_t what = 0; kernels && what < 8; what++)
+        for (size_t n = 1; n <= 70; n += 23)
+            for (size_t at = 0; at < n; at++)
+                ck_assert_msg(isnan(is_kept(kernels, what, at, n)), "%s: %zu, at %zu of %zu", kernels->name, what, at, n);
+}
+END_TEST
+
+/* In a query, so in every score; in a key, so in one. */
+START_TEST(a_nan_stays_one_in_attention)
+{
+    enum { DIM = 16 };
+    const struct blas_kernels *kernels = table_usable(_i / 2);
+    const size_t seen[] = {1, 5, 64};
+    for (size_t i = 0; kernels && i < 3 * 2 * 2; i++) {
+        struct rng r = {i};
+        float q[DIM], k[DIM], v[DIM], max, sum, value[DIM];
+        struct guarded kv = guarded_make(KV_BLOCK * (DIM + kv_value_stride(DIM)) * sizeof(float));
+        struct attend_block b = {.q = q, .q_stride = DIM, .heads = 1, .head_dim = DIM, .kv = kv.p, .last = seen[i % 3],
+                                 .scale = 0.25f, .cap = i / 6 ? 20.0f : 0};
+        struct attend_sum out = {&max, &sum, value};
+        for (size_t at = 0; at < b.last; at++) {
+            for (size_t d = 0; d < DIM; d++) {
+                q[d] = rng_float(&r);
+                k[d] = rng_float(&r);
+                v[d] = rng_float(&r);
+            }
+            if (i / 3 % 2 && at == b.last / 2)
+                k[3] = NAN;
+            kernels->kv_store[_i % 2](kv.p, at, k, v, DIM);
+        }
+        if (i / 3 % 2 == 0)
+            q[7] = NAN;
+        kernels->attend[_i % 2](&out, &b);
+        for (size_t d = 0; d < DIM; d++)
+            ck_assert_msg(isnan(value[d] * (1.0f / sum)), "%s: case %zu, number %zu", kernels->name, i, d);
+        guarded_free(&kv);
+    }
+}
+END_TEST
+
 /* No caller tests for NULL. */
 START_TEST(every_slot_is_filled)
 {
@@ -485,6 +566,9 @@ int main(void)
     tcase_add_loop_test(tc, kv_store_is_generic, 0, tables * 2);
     tcase_add_loop_test(tc, attend_is_generic, 0, tables * 2);
     tcase_add_loop_test(tc, attend_join_is_generic, 0, tables);
+    tcase_add_loop_test(tc, a_group_with_a_nan_is_one_to_every_product, 0, tables);
+    tcase_add_loop_test(tc, a_nan_stays_one, 0, tables);
+    tcase_add_loop_test(tc, a_nan_stays_one_in_attention, 0, tables * 2);
     suite_add_tcase(suite, tc);
     return suite_run(suite) ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -190,6 +190,12 @@ static void begin(struct world *w, size_t count)
     }
 }
 
+/* The same bits; of a NaN neither sign nor payload is defined. */
+static bool same_number(float a, float b)
+{
+    return float_bits(a) == float_bits(b) || (isnan(a) && isnan(b));
+}
+
 /* Waits for both; all slots from `first` on must be the same, and so must be what finish says. */
 static void compare(struct world *w, const char *what, size_t first)
 {
@@ -206,7 +212,7 @@ static void compare(struct world *w, const char *what, size_t first)
         for (int i = 0; i < 2; i++)
             w->backends[i]->peek(w->devices[i], w->slots[s], 0, all, numbers[i]);
         size_t n = 0;
-        while (n < all && (n % stride >= w->width || float_bits(numbers[0][n]) == float_bits(numbers[1][n])))
+        while (n < all && (n % stride >= w->width || same_number(numbers[0][n], numbers[1][n])))
             n++;
         ck_assert_msg(n == all, "%s: slot %zu row %zu of %zu number %zu: %a instead of %a, seed=%" PRIu64, what, s,
                       n / stride, w->step.count, n % stride, (double)numbers[1][n], (double)numbers[0][n], w->seed);

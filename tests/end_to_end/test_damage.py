@@ -322,6 +322,25 @@ def a_nan_in_the_weights_ends_with_4_naming_position_and_op():
 
 
 @test
+def a_nan_or_infinity_ends_with_4_for_every_weight_type_and_kernel():
+    # Rounding activations to 8 bits once made a number of it, another one with each table.
+    for weights in ("f32", "q8", "q4"):
+        img = im.ImageFile.read(image(_small, weights))
+        vectors = [t for t in im.tensors(img).values() if t.layout == im.VECTOR]
+        for t in vectors:
+            for value in (float("nan"), float("inf")):
+                raw = bytearray(img.raw)
+                struct.pack_into("<f", raw, img.section(im.WEIGHTS).offset + t.offset + 8, value)
+                path = fresh("nan") / "nan.stele"
+                path.write_bytes(raw)
+                for kernels in ("generic", "avx2", ""):
+                    r = stele("run", path, "--ids", "1 2 3", "-n", "2", "--print", "ids", env={"STELE_KERNELS": kernels})
+                    if kernels == "avx2" and r.code == 2:
+                        continue  # another machine
+                    r.exits(4, "position")
+
+
+@test
 def keys_beyond_binary16_end_with_4_naming_layer_and_position_and_what_to_do():
     big = llama_tensors(llama_config())
     name = "model.layers.1.self_attn.v_proj.weight"
