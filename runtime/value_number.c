@@ -192,6 +192,15 @@ static bool binary_whole(struct heap *h, unsigned op, wide a, wide b, struct val
     return from_wide(h, r, out);
 }
 
+/* The whole number that `quotient`, off by its rounding, stands for; a zero has the sign of `sign`. As Python has it. */
+static double nearest_whole(double quotient, double sign)
+{
+    double whole = floor(quotient);
+    if (quotient == 0)
+        return copysign(0.0, sign);
+    return quotient - whole > 0.5 ? whole + 1 : whole;
+}
+
 static bool binary_float(struct heap *h, unsigned op, double a, double b, struct value *out)
 {
     double r, rest;
@@ -217,8 +226,7 @@ static bool binary_float(struct heap *h, unsigned op, double a, double b, struct
         rest = fmod(a, b);
         if (rest != 0 && (rest < 0) != (b < 0))
             rest += b;
-        r = op == OPERATOR_MOD ? (rest != 0 ? rest : copysign(0.0, b))
-                               : floor((a - rest) / b + 0.5);
+        r = op == OPERATOR_MOD ? (rest != 0 ? rest : copysign(0.0, b)) : nearest_whole((a - rest) / b, a / b);
     }
     *out = value_float(r);
     return true;
