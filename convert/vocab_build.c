@@ -88,7 +88,8 @@ static enum stele_status read_added_token(struct builder *b, const json_t *json,
 }
 
 /* The library does not obey the ids of the file: a token that the vocabulary has keeps that id, the
- * others are numbered on from its size. Of two with the same text the first counts. */
+ * others are numbered on from its size, whatever ids lie beyond it. Of two with the same text the
+ * first counts. */
 static enum stele_status number_added(struct builder *b, const json_t *list, const json_t *vocab)
 {
     uint64_t size = json_object_size(vocab), fresh = size, id;
@@ -103,9 +104,7 @@ static enum stele_status number_added(struct builder *b, const json_t *list, con
         if (known && !json_whole(known, VOCAB_IDS_MAX - 2, &id))
             return malformed(b, "model.vocab", token.content, known);
         if (!known)
-            id = fresh;
-        if (id >= fresh)
-            fresh = id + 1;
+            id = fresh++;
         if (id > VOCAB_IDS_MAX - 2)
             return stele_fail(b->err, STELE_INPUT, "%s: more than %u ids", b->draft.path,
                               VOCAB_IDS_MAX - 2);

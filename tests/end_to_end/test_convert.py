@@ -322,4 +322,25 @@ def peak_private_memory_of_a_conversion_does_not_grow_with_the_model():
         assert b < 24 << 10, f"{weights}: {b} KiB"
 
 
+# ---- tokenizers ----
+
+
+@test
+def added_tokens_are_numbered_as_the_library_does_also_where_the_vocabulary_has_gaps():
+    folder = copied(DEMO)
+    at = {}
+
+    def change(t):
+        t["model"]["vocab"]["beyond"] = 5000
+        at["size"] = len(t["model"]["vocab"])
+        token = dict(t["added_tokens"][0], special=False)
+        t["added_tokens"] += [dict(token, id=5000, content="beyond"), dict(token, id=5001, content="<x>"),
+                              dict(token, id=5002, content="<y>")]  # fmt: skip
+
+    edit_json(folder / "tokenizer.json", change)
+    img = converted(folder)
+    # tokenizers 0.23: ids of the file do not count, nor what lies beyond the vocabulary's size
+    assert stele("tokenize", img, "--bare", "<x><y>beyond").exits(0).ids == [at["size"], at["size"] + 1, 5000]
+
+
 finish()
