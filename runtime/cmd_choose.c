@@ -26,7 +26,8 @@ static struct {
 
 static const struct cmd_option options[] = {
     {"--choices", OPTION_TEXT, &set.choices, "A,B,...", "the texts to choose among; blanks count", 0, 0, NULL},
-    {"--choices-file", OPTION_TEXT, &set.choices_file, "FILE", "the same, one a line", 0, 0, NULL},
+    {"--choices-file", OPTION_TEXT, &set.choices_file, "FILE", "the same, one a line; lines end in \\n or \\r\\n", 0, 0,
+     NULL},
     {"--each", OPTION_FLAG, &set.each, NULL, "each line of standard input takes the place of {} in PROMPT; a line out for each",
      0, 0, NULL},
     {"--normalize", OPTION_FLAG, &set.normalize, NULL, "compare log-probabilities by the byte: long choices stand a chance", 0,
@@ -94,6 +95,12 @@ static enum stele_status add_choice(struct choosing *c, const char *text, size_t
     return STELE_OK;
 }
 
+/* Bytes of a line without the \r of a \r\n. */
+static size_t line_bytes(const char *line, size_t bytes)
+{
+    return bytes && line[bytes - 1] == '\r' ? bytes - 1 : bytes;
+}
+
 static enum stele_status read_choices(struct choosing *c)
 {
     enum stele_status status = STELE_OK;
@@ -110,7 +117,7 @@ static enum stele_status read_choices(struct choosing *c)
     for (size_t from = 0, end; from <= bytes && status == STELE_OK; from = end + 1) {
         for (end = from; end < bytes && list[end] != mark;)
             end++;
-        status = add_choice(c, list + from, end - from);
+        status = add_choice(c, list + from, set.choices_file ? line_bytes(list + from, end - from) : end - from);
     }
     if (status == STELE_OK && c->choice_count < 2)
         status = stele_fail(c->err, STELE_USAGE, "one choice leaves nothing to choose");
@@ -368,7 +375,7 @@ static enum stele_status ask_lines(struct choosing *c, const char *prompt, size_
         if (!end && (status != STELE_OK || !c->input_ended || used == c->input_bytes))
             break;
         size_t bytes = end ? (size_t)(end - line) : c->input_bytes - used;
-        status = ask_line(c, &c->questions[(*count)++], prompt, line, bytes);
+        status = ask_line(c, &c->questions[(*count)++], prompt, line, line_bytes(line, bytes));
         used += bytes + (end != NULL);
     }
     c->input_bytes -= used;
@@ -432,9 +439,21 @@ static enum stele_status open_session(struct choosing *c)
     return stele_session_open(&c->session, c->image, &o, c->err);
 }
 
+/* Standard input can be one thing: the messages, the prompt, or lines. */
+static enum stele_status check_input(struct choosing *c, const char *operand)
+{
+    bool messages = cmd_chat.messages && !strcmp(cmd_chat.messages, "-");
+    if (messages && (set.each || (operand && !strcmp(operand, "-"))))
+        return stele_fail(c->err, STELE_USAGE, "the messages and the %s cannot both be standard input",
+                          set.each ? "lines" : "prompt");
+    return STELE_OK;
+}
+
 static enum stele_status choose(struct choosing *c, const char *image, const char *operand)
 {
-    enum stele_status status = read_choices(c);
+    enum stele_status status = check_input(c, operand);
+    if (status == STELE_OK)
+        status = read_choices(c);
     if (status == STELE_OK)
         status = cmd_open_image(&c->image, image, "choose", c->err);
     if (status == STELE_OK)

@@ -130,6 +130,29 @@ def choices_come_from_a_file_too():
 
 
 @test
+def lines_may_end_as_windows_ends_them():
+    folder = fresh("choices")
+    file = folder / "c.txt"
+    file.write_bytes(CHOICES.replace(",", "\r\n").encode())
+    assert choose(image(DEMO), "--choices-file", file, PROMPT) == choose(image(DEMO), "--choices", CHOICES, PROMPT)
+    args = [image(DEMO), "--each", "--choices", CHOICES, PROMPT]
+    for tail in (b"", b"\r\n"):
+        assert choose(*args, stdin=b"Anna\r\nMia" + tail) == choose(*args, stdin=b"Anna\nMia\n")
+
+
+@test
+def standard_input_is_one_thing():
+    folder = copied(DEMO)
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    edit_json(folder / "tokenizer_config.json", lambda c: c.update(chat_template=template))
+    args = ["choose", converted(folder), "--choices", "a,b", "--messages", "-"]
+    chat = b'[{"role": "user", "content": "x"}]'
+    stele(*args, stdin=chat).exits(0)
+    stele(*args, "-", stdin=chat).exits(2, "messages and the prompt")
+    stele(*args, "--each", "{}", stdin=chat).exits(2, "messages and the lines")
+
+
+@test
 def what_cannot_be_chosen_is_refused():
     img = image(DEMO)
     stele("choose", img, PROMPT).exits(2, "choices are needed")
