@@ -46,8 +46,8 @@ static enum stele_status wants(struct stele_error *err, const struct cmd_option 
     if (o->kind == OPTION_CHOICE)
         return stele_fail(err, STELE_USAGE, "%s takes one of %s, not \"%s\"", o->name, o->words, value);
     if (o->kind == OPTION_COUNT)
-        return stele_fail(err, STELE_USAGE, "%s takes a whole number from %.0f to %.0f, not \"%s\"", o->name, o->low,
-                          o->high, value);
+        return stele_fail(err, STELE_USAGE, "%s takes a whole number from %.0f to %" PRIu64 ", not \"%s\"", o->name, o->low,
+                          o->high < 0x1p64 ? (uint64_t)o->high : UINT64_MAX, value);
     return stele_fail(err, STELE_USAGE, "%s takes a number from %g to %g, not \"%s\"", o->name, o->low, o->high, value);
 }
 

@@ -115,6 +115,8 @@ static enum stele_status dump_open(struct dump *d, const char *name, const struc
             is_stdout ? fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3) : open(name, O_WRONLY | O_CLOEXEC);
         return d->fd >= 0 ? STELE_OK : dump_failed(d, err);
     }
+    if (!exists && !lstat(name, &target))
+        return stele_fail(err, STELE_USAGE, "%s: a symbolic link to nothing", name);
     d->path = exists ? realpath(name, NULL) : strdup(name);
     return d->path ? open_temporary(d, err) : dump_failed(d, err);
 }

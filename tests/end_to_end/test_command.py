@@ -546,6 +546,24 @@ def what_is_wrong_with_the_call_is_said_before_standard_input_is_read():
 
 
 @test
+def a_sentence_names_the_range_that_is_taken():
+    refused(stele("run", bare(), "--seed", "18446744073709551616"), "from 0 to 18446744073709551615,")
+    refused(stele("run", bare(), "-n", "9000000000000001"), "from 0 to 9000000000000000,")
+
+
+@test
+def a_dump_through_a_link_goes_to_what_it_names_and_a_link_to_nothing_is_refused():
+    folder = fresh("links")
+    (folder / "there").write_bytes(b"old")
+    for name in ("there", "nothing"):
+        (folder / f"to-{name}").symlink_to(name)
+    stele("logprobs", bare(), "--ids", "1 2", "--dump-logits", folder / "to-there").exits(0)
+    assert (folder / "to-there").is_symlink() and (folder / "there").stat().st_size == 2 * 4 * 64
+    refused(stele("logprobs", bare(), "--ids", "1 2", "--dump-logits", folder / "to-nothing"), "a symbolic link to nothing")
+    assert (folder / "to-nothing").is_symlink() and not (folder / "nothing").exists()
+
+
+@test
 def every_verb_has_help():
     for verb in ("run", "tokenize", "logprobs", "inspect", "verify", "perplexity", "kld", "convert", "compare", "sizes"):
         a, b = stele("help", verb).exits(0), stele(verb, "--help").exits(0)
