@@ -731,12 +731,12 @@ static uint64_t read_whole(const struct stele_session *s, bool logits, uint64_t 
 }
 
 /* Has what is read from here on brought into memory, unless it is there: in large pages, by a thread that the kernels follow.
- * Not of experts, of which a token takes a few, nor of a file that arrives. Told once the first op is done, since nothing else
- * may come before it. */
+ * Not where there are experts, of which a token takes a few, nor of a file that arrives. Told once the first op is done, since
+ * nothing else may come before it. */
 static void read_ahead(struct stele_session *s, bool logits)
 {
     uint64_t length, from = read_whole(s, logits, &length);
-    if (s->image->arrival || (s->expert_count && !logits))
+    if (s->image->arrival || s->expert_count)
         return;
     image_read_large(s->image, from, length);
     ahead_stop(s->ahead);
