@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The table for AVX2, FMA and F16C. A vector is half a panel. Products of bytes are vpmaddubsw's, w
  * unsigned, x signed, pairs added in 16 bits: with whole bytes that would saturate, with four bits
- * it has room for a group, with the six of q4's book for two lines. So a q8 byte is taken as 16 *
+ * it has room for a group, with the six of q4's book for half of one. So a q8 byte is taken as 16 *
  * high + low (as fast as vpmaddwd on w widened to 16 bits, and x stays as it lies). */
 #include <cpuid.h>
 #include <immintrin.h>
@@ -14,8 +14,11 @@
 #define BF16_ROWS 5
 #define Q8_ROWS 2
 #define Q4_ROWS 4
-#define ROWS_MAX 4
 #define CODE_ROWS 2
+#define Q8_ALONE 2
+#define Q4_ALONE 4
+#define CODE_ALONE 2
+#define ROWS_MAX 4
 #define Q8_PLANES 2
 #define Q8_SIGNED 0
 #define MATRIX 0
@@ -296,25 +299,19 @@ static inline bits words_s8(const void *p)
     return _mm256_blend_epi16(v, _mm256_slli_epi32(v, 16), 0xaa);
 }
 
-/* Of the former's results: 32 times the first in the lower words, 32 times the second in the upper ones. */
-static inline bits words_join(bits first, bits second)
+static inline bits words_begin(const int32_t *start)
 {
-    return _mm256_slli_epi16(_mm256_blend_epi16(first, second, 0xaa), 5);
+    return _mm256_set1_epi32(*start);
 }
 
-static inline bits words_begin(bits both, const int32_t *start)
+static inline bits words_scale(bits words, bits scale)
 {
-    return _mm256_madd_epi16(both, _mm256_set1_epi32(*start));
+    return _mm256_madd_epi16(words, scale);
 }
 
-/* sum + scale * the products of 8 k; w at most 63, so that four of them, each at most 63 * 128, fit in 16 bits. */
-static inline bits words_add(bits sum, bits w0, bits w1, const int8_t *x, bits scale)
+static inline bits words_add(bits sum, bits words, bits scale)
 {
-    bits words = _mm256_add_epi16(_mm256_maddubs_epi16(w0, quad_splat(x)),
-                                  _mm256_maddubs_epi16(w1, quad_splat(x + 4)));
-    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(words, scale));
-    __asm__("" : "+x"(sum));
-    return sum;
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(words, scale));
 }
 
 #include "tile.inc"

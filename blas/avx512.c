@@ -12,8 +12,11 @@
 #define BF16_ROWS 12
 #define Q8_ROWS 6
 #define Q4_ROWS 4
-#define ROWS_MAX 6
 #define CODE_ROWS 6
+#define Q8_ALONE 12
+#define Q4_ALONE 8
+#define CODE_ALONE 12
+#define ROWS_MAX 12
 #define Q8_PLANES 1
 #define Q8_SIGNED 0
 #define MATRIX 0
@@ -28,9 +31,11 @@
     T(2, 1) T(2, 2) T(2, 3) T(2, 4) T(2, 5) T(2, 6) T(2, 7) T(2, 8) T(2, 9) T(2, 10) T(2, 11) T(2, 12) \
     T(4, 1) T(4, 2)
 #define Q8_TILES(T)                                                                                    \
-    T(1, 1) T(1, 2) T(1, 3) T(1, 4) T(1, 5) T(1, 6)                                                    \
+    T(1, 1) T(1, 2) T(1, 3) T(1, 4) T(1, 5) T(1, 6) T(1, 7) T(1, 8) T(1, 9) T(1, 10) T(1, 11) T(1, 12) \
     T(2, 1) T(2, 2) T(2, 3) T(2, 4) T(2, 5) T(2, 6)
-#define Q4_TILES(T) T(1, 1) T(1, 2) T(1, 3) T(1, 4) T(2, 1) T(2, 2) T(2, 3) T(2, 4)
+#define Q4_TILES(T)                                                                                    \
+    T(1, 1) T(1, 2) T(1, 3) T(1, 4) T(1, 5) T(1, 6) T(1, 7) T(1, 8)                                    \
+    T(2, 1) T(2, 2) T(2, 3) T(2, 4)
 #define CODE_TILES(T) Q8_TILES(T)
 /* clang-format on */
 
@@ -231,9 +236,12 @@ static inline vec pair_odd(bits v)
     return _mm512_castsi512_ps(_mm512_and_si512(v, _mm512_set1_epi32((int)0xffff0000)));
 }
 
+/* The empty asm keeps gcc from loading two lines of nibbles twice. */
 static inline bits quad_load(const void *p)
 {
-    return _mm512_load_si512(p);
+    bits v = _mm512_load_si512(p);
+    __asm__("" : "+v"(v));
+    return v;
 }
 
 static inline bits quad_splat(const int8_t *p)

@@ -132,17 +132,17 @@ static void quantise_generic(int8_t *q, float *scale, int32_t *sum, const float 
             largest = a > largest || isnan(a) ? a : largest;
         }
         float step = !isfinite(largest) ? NAN : largest < 0x1p-100f ? 0.0f : largest / 127.0f;
-        int32_t total[GROUP / HALF] = {0};
+        int total[GROUP / HALF][2] = {0};
         for (size_t j = 0; j < GROUP; j++) {
             int integer = 0;
             if (j < n && step > 0) /* |x / step| <= 127: the sum with the magic number rounds as rint does */
                 integer = (int)(x[g * GROUP + j] / step + ROUND_MAGIC - ROUND_MAGIC);
             q[g * GROUP + j] = (int8_t)integer;
-            total[j / HALF] += integer;
+            total[j / HALF][j / 2 % 2] += integer;
         }
         scale[g] = step;
-        sum[g] = total[0];
-        sum[groups + g] = total[1];
+        sum[g] = words_of(total[0][0], total[0][1]);
+        sum[groups + g] = words_of(total[1][0], total[1][1]);
     }
 }
 

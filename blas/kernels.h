@@ -20,8 +20,15 @@ struct blas_rows {
     size_t f_stride;
     const int8_t *q;      /* [m][k32], k32 = k rounded up to 32; zeros from k on */
     const float *scale;   /* [m][k32 / 32] */
-    const int32_t *sum;   /* [m][2][k32 / 32]: sums of the first 16 q of each group, then those of the others */
+    /* [m][2][k32 / 32]: sums of the first 16 q of each group, then those of the others; each in two words of 16 bits, the
+     * lower of the q whose k is 0 or 1 modulo 4, the upper of the others, as products of bytes are added up in AVX2. */
+    const int32_t *sum;
 };
+
+static inline int32_t words_of(int lower, int upper)
+{
+    return (int32_t)((uint32_t)lower & 0xffff) | (int32_t)((uint32_t)upper << 16);
+}
 
 /* One block of 64 positions of one KV head, seen by the query heads of one row that share it. */
 struct attend_block {

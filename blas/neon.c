@@ -16,8 +16,11 @@
 #define BF16_ROWS 5
 #define Q8_ROWS 4
 #define Q4_ROWS 4
-#define ROWS_MAX 4
 #define CODE_ROWS 4
+#define Q8_ALONE 4
+#define Q4_ALONE 4
+#define CODE_ALONE 4
+#define ROWS_MAX 4
 #define Q8_PLANES 1
 #ifdef __ARM_FEATURE_MATMUL_INT8
 #define Q8_SIGNED 0

@@ -211,15 +211,17 @@ static inline void dot_case_rows(struct dot_case *c, struct rng *r, size_t share
         size_t first = g % groups * GROUP, kind = rng_below(r, 8);
         int32_t *halves = sum + g / groups * 2 * groups + g % groups;
         scale[g] = fabsf(rng_float(r)) * (kind < share ? 0x1p-100f : 1.0f);
-        halves[0] = halves[groups] = 0;
+        int totals[2][2] = {{0, 0}, {0, 0}};
         for (size_t j = 0; j < GROUP; j++) {
             int v = (int)rng_below(r, 255) - 127;
             if (kind < share) /* a group of one of the ends, or of zeros */
                 v = kind == 0 ? 127 : kind == 1 ? -127 : kind == 2 ? 0 : v;
             v = first + j < c->k ? v : 0;
             q[g * GROUP + j] = (int8_t)v;
-            halves[j < HALF ? 0 : groups] += v;
+            totals[j / HALF][j / 2 % 2] += v;
         }
+        halves[0] = words_of(totals[0][0], totals[0][1]);
+        halves[groups] = words_of(totals[1][0], totals[1][1]);
         if (kind == 2 && share)
             scale[g] = 0;
     }
