@@ -49,7 +49,8 @@ TABLES  := blas/avx2.c blas/avx512.c blas/neon.c
 BLAS    := $(patsubst %.c,$(B)/%.o,$(filter-out $(TABLES),$(wildcard blas/*.c))) $(TABLES_$(MACHINE):%=$(B)/blas/%.o)
 RUNTIME := $(patsubst %.c,$(B)/%.o,$(filter-out runtime/stele.c runtime/cmd.c runtime/cmd_%.c runtime/guard.c runtime/stats.c runtime/windows.c runtime/stele-%.c,$(wildcard runtime/*.c)))
 COMMAND := $(patsubst %.c,$(B)/%.o,$(wildcard runtime/stele.c runtime/cmd.c runtime/cmd_*.c runtime/guard.c runtime/stats.c runtime/windows.c))
-CONVERT := $(patsubst %.c,$(B)/%.o,$(filter-out convert/stele-%.c,$(wildcard convert/*.c convert/families/*.c)))
+CONVERT := $(patsubst %.c,$(B)/%.o,$(filter-out convert/stele-%.c,$(wildcard convert/*.c convert/families/*.c))) \
+           $(if $(filter x86_64,$(MACHINE)),$(B)/convert/q4_trials_avx2.o)
 PULL    := $(patsubst %.c,$(B)/%.o,$(wildcard convert/pull/*.c))
 # The emulation of GPUs goes from stack to stack, which no sanitizer follows.
 CHECKS  := $(patsubst tests/%.c,$(B)/tests/%,$(filter-out $(if $(SAN),tests/cuda/%),$(wildcard tests/*/check_*.c)))
@@ -117,7 +118,7 @@ $(B)/tests/%: $(B)/tests/%.o $(CONVERT) $(B)/rooms.a
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(CHECK_LIBS) $(CONVERT_LIBS) $(RUNTIME_LIBS) $(LIBS_$(notdir $*))
 
 $(B)/convert/% $(B)/tests/%: CFLAGS_ALL += -Iconvert
-$(B)/convert/quantise.o $(B)/convert/pull/packed.o: OPT += -O3
+$(B)/convert/quantise.o $(B)/convert/q4_trials.o $(B)/convert/q4_trials_avx2.o $(B)/convert/pull/packed.o: OPT += -O3
 $(B)/blas/avx2.o:   CFLAGS_ALL += -mavx2 -mfma -mf16c
 $(B)/blas/avx512.o: CFLAGS_ALL += -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma -mf16c
 
@@ -129,6 +130,10 @@ $(B)/blas/neon.o: CFLAGS_ALL += -march=armv8.2-a+dotprod
 $(B)/blas/neon_i8mm.o: blas/neon.c Makefile
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS_ALL) -march=armv8.2-a+dotprod+i8mm -c -o $@ $<
+
+$(B)/convert/q4_trials_avx2.o: convert/q4_trials.c Makefile
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) -mavx2 -c -o $@ $<
 
 $(B)/blas/generic_fma.o: blas/generic.c Makefile
 	@mkdir -p $(@D)

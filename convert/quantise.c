@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "numbers.h"
+#include "q4_trials.h"
 
 enum {
     LANES = 8
@@ -52,11 +53,6 @@ bool quantise_q8(struct group *out, const float *w)
     return true;
 }
 
-/* Half a group, and what its errors count: by rms + |w|, for what is large moves the sums more. */
-struct weighed {
-    float w[HALF], importance[HALF];
-};
-
 static void weigh(struct weighed *out, const float *w)
 {
     float square[LANES] = {0};
@@ -69,41 +65,29 @@ static void weigh(struct weighed *out, const float *w)
     }
 }
 
-/* One way to round: its weighted squared error, and the sums that the best scale for its integers is made of. */
-struct trial {
-    float error, wq, qq;
-};
-
-/* The book's number that is next to x: the least, and a step for each middle of two that lies below x. */
-static float nearest(float x)
+/* Smaller ones have inverses that are too large. */
+static bool usable(float scale)
 {
-    float n = (float)integer_of_q4(0);
-    for (unsigned code = 1; code < 16; code++) {
-        float below = (float)integer_of_q4(code - 1), above = (float)integer_of_q4(code);
-        n += x > (below + above) / 2 ? above - below : 0;
-    }
-    return n;
+    return fabsf(scale) >= 0x1p-120f;
 }
 
-static struct trial try_scale(const struct weighed *x, float scale)
+/* Both ways to try give the same bits. */
+static void try_scales(struct trials *out, const struct weighed *x, const float *scales)
 {
-    float error[LANES] = {0}, wq[LANES] = {0}, qq[LANES] = {0}, inverse = 1.0f / scale;
-    for (size_t i = 0; i < HALF; i += LANES)
-        for (size_t l = 0; l < LANES; l++) {
-            float w = x->w[i + l], importance = x->importance[i + l], n = nearest(w * inverse);
-            float d = w - n * scale;
-            error[l] += importance * (d * d);
-            wq[l] += importance * (w * n);
-            qq[l] += importance * (n * n);
-        }
-    return (struct trial){sum_lanes(error), sum_lanes(wq), sum_lanes(qq)};
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2")) {
+        q4_try_avx2(out, x, scales);
+        return;
+    }
+#endif
+    q4_try(out, x, scales);
 }
 
 /* The largest weight is tried at either end of the book and somewhat beyond, each trial refitted once to its integers:
- * the best scale for them is sum w q / sum q q. */
+ * the best scale for them is sum w q / sum q q. The best is the first of the least, place by place. */
 float q4_scale(const float *w)
 {
-    static const float places[] = {1.3f, 1.15f, 1.03f, 0.95f, 0.88f, 0.81f, 0.74f, 0.67f};
+    static const float places[Q4_TRIALS] = {1.3f, 1.15f, 1.03f, 0.95f, 0.88f, 0.81f, 0.74f, 0.67f};
     struct weighed x;
     float least = 0, most = 0, best = INFINITY, found = 0;
     for (size_t i = 0; i < HALF; i++) {
@@ -112,18 +96,21 @@ float q4_scale(const float *w)
     }
     weigh(&x, w);
     for (int sign = 1; sign >= -1; sign -= 2) {
-        float low = (float)integer_of_q4(0), high = (float)integer_of_q4(15);
+        float low = (float)integer_of_q4(0), high = (float)integer_of_q4(15), scales[2][Q4_TRIALS];
         float fits = sign > 0 ? fmaxf(least / low, most / high) : fminf(most / low, least / high);
+        struct trials fit[2];
         found = found == 0 ? fits : found; /* where errors are too large or too small to be told apart */
-        for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
-            float scale = fits * places[i];
-            for (int fit = 0; fit < 2 && fabsf(scale) >= 0x1p-120f; fit++) {
-                struct trial trial = try_scale(&x, scale);
-                if (trial.error < best) {
-                    best = trial.error;
-                    found = scale;
-                }
-                scale = trial.qq > 0 ? trial.wq / trial.qq : 0;
+        for (size_t i = 0; i < Q4_TRIALS; i++)
+            scales[0][i] = fits * places[i];
+        try_scales(&fit[0], &x, scales[0]);
+        for (size_t i = 0; i < Q4_TRIALS; i++)
+            scales[1][i] = usable(scales[0][i]) && fit[0].qq[i] > 0 ? fit[0].wq[i] / fit[0].qq[i] : 0;
+        try_scales(&fit[1], &x, scales[1]);
+        for (size_t i = 0; i < 2 * Q4_TRIALS; i++) {
+            const size_t place = i / 2, n = i % 2;
+            if (usable(scales[n][place]) && fit[n].error[place] < best) {
+                best = fit[n].error[place];
+                found = scales[n][place];
             }
         }
     }
@@ -144,6 +131,7 @@ bool q4_row_scale(uint16_t *out, const float *scales, size_t n)
 void quantise_q4(struct half *out, const float *w, float scale, uint16_t row_scale)
 {
     struct weighed x;
+    struct trials trials;
     const float unit = float_of_f16(row_scale);
     float best = INFINITY;
     *out = (struct half){0};
@@ -151,23 +139,23 @@ void quantise_q4(struct half *out, const float *w, float scale, uint16_t row_sca
     if (scale == 0 || unit == 0)
         return;
     weigh(&x, w);
-    float middle = scale / unit + ROUND_MAGIC - ROUND_MAGIC;
-    for (float multiple = middle - 1; multiple <= middle + 1; multiple++) {
-        if (multiple == 0 || fabsf(multiple) > 127)
-            continue;
-        struct trial trial = try_scale(&x, multiple * unit);
-        if (trial.error < best) {
-            best = trial.error;
-            out->scale = (int8_t)multiple;
+    const float middle = scale / unit + ROUND_MAGIC - ROUND_MAGIC;
+    float multiples[Q4_TRIALS] = {middle - 1, middle, middle + 1}, scales[Q4_TRIALS];
+    for (size_t i = 0; i < Q4_TRIALS; i++)
+        scales[i] = multiples[i] * unit;
+    try_scales(&trials, &x, scales);
+    for (size_t i = 0; i < 3; i++)
+        if (multiples[i] != 0 && fabsf(multiples[i]) <= 127 && trials.error[i] < best) {
+            best = trials.error[i];
+            out->scale = (int8_t)multiples[i];
         }
-    }
     if (out->scale == 0)
         return;
     float inverse = 1.0f / ((float)out->scale * unit);
-    for (size_t i = 0; i < HALF; i++) {
-        float n = nearest(w[i] * inverse);
-        for (unsigned code = 0; code < 16; code++)
-            if ((float)integer_of_q4(code) == n)
-                out->code[i] = (uint8_t)code;
+    for (size_t i = 0; i < HALF; i++) { /* a step for each middle of two numbers of the book that lies below */
+        unsigned below = 0;
+        for (unsigned code = 1; code < 16; code++)
+            below += w[i] * inverse > (float)(integer_of_q4(code - 1) + integer_of_q4(code)) / 2;
+        out->code[i] = (uint8_t)below;
     }
 }

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "numbers.h"
+#include "q4_trials.h"
 #include "quantise.h"
 #include "../suite.h"
 
@@ -89,6 +90,60 @@ static double error_of(const float *w, const struct half *h, double row_scale)
     }
     return error;
 }
+
+/* One trial as it is defined: eight partial sums, added upwards. */
+static void try_one(float out[3], const struct weighed *x, float scale)
+{
+    float sums[3][8] = {{0}}, inverse = 1.0f / scale;
+    for (size_t i = 0; i < HALF; i++) {
+        float w = x->w[i], importance = x->importance[i], n = -32;
+        for (size_t code = 1; code < 16; code++)
+            n = w * inverse > (float)(book[code - 1] + book[code]) / 2 ? (float)book[code] : n;
+        float d = w - n * scale;
+        sums[0][i % 8] += importance * (d * d);
+        sums[1][i % 8] += importance * (w * n);
+        sums[2][i % 8] += importance * (n * n);
+    }
+    for (size_t s = 0; s < 3; s++) {
+        out[s] = 0;
+        for (size_t l = 0; l < 8; l++)
+            out[s] = out[s] + sums[s][l];
+    }
+}
+
+/* Both ways to try eight scales at once, to the bit; some weights are middles of the book's numbers times a scale. */
+START_TEST(eight_q4_trials_are_eight_times_one)
+{
+    for (int round = 0; round < 20000; round++) {
+        float group[GROUP], scales[Q4_TRIALS], want[3];
+        struct weighed x;
+        struct trials got[2];
+        size_t ways = 1;
+        random_group(group, -12 + round % 24);
+        for (size_t i = 0; i < Q4_TRIALS; i++)
+            scales[i] = ldexpf(random_number() + (i % 2 ? 0.01f : -0.01f), -17 + round % 24);
+        scales[0] = ldexpf(1, -17 + round % 24);
+        for (size_t i = 0; i < HALF; i++) {
+            size_t code = (size_t)(fabsf(random_number()) * 14.99f) + 1;
+            x.w[i] = i % 4 ? group[i] : (float)(book[code - 1] + book[code]) / 2 * scales[0];
+            x.importance[i] = fabsf(group[i]) + fabsf(random_number());
+        }
+        q4_try(&got[0], &x, scales);
+#if defined(__x86_64__)
+        if (__builtin_cpu_supports("avx2"))
+            q4_try_avx2(&got[ways++], &x, scales);
+#endif
+        for (size_t way = 0; way < ways; way++)
+            for (size_t i = 0; i < Q4_TRIALS; i++) {
+                try_one(want, &x, scales[i]);
+                const float is[3] = {got[way].error[i], got[way].wq[i], got[way].qq[i]};
+                ck_assert_msg(!memcmp(want, is, sizeof is), "way %zu round %d trial %zu: %a, %a, %a instead of %a, %a, %a",
+                              way, round, i, (double)is[0], (double)is[1], (double)is[2], (double)want[0], (double)want[1],
+                              (double)want[2]);
+            }
+    }
+}
+END_TEST
 
 enum { ROW = 4 * HALF };
 
@@ -208,6 +263,7 @@ int main(void)
     TCase *tc = tcase_create("quantise");
     tcase_set_timeout(tc, 120);
     tcase_add_test(tc, q8_lies_in_its_range_and_within_half_a_step);
+    tcase_add_test(tc, eight_q4_trials_are_eight_times_one);
     tcase_add_test(tc, a_q4_scale_is_about_the_best_there_is_and_codes_are_nearest);
     tcase_add_test(tc, zeros_stay_zeros);
     tcase_add_test(tc, a_weight_however_small_is_kept_as_well_as_binary16_can);
