@@ -164,11 +164,10 @@ static inline void vec_store_bytes(void *p, vec v)
     _mm_storel_epi64(p, _mm_packs_epi16(words, words));
 }
 
-/* 2^n: n + 127 is the exponent. */
-static inline vec vec_power(vec n)
+static inline vec vec_raise(vec p, vec n)
 {
-    bits exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-    return _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
+    bits m = _mm256_slli_epi32(_mm256_castps_si256(n), 23);
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), m));
 }
 
 static inline vec vec_from(vec x, vec low, vec y)

@@ -29,7 +29,7 @@
 #define FLOAT_TILES(T)                                                                                 \
     T(1, 1) T(1, 2) T(1, 3) T(1, 4) T(1, 5) T(1, 6) T(1, 7) T(1, 8) T(1, 9) T(1, 10) T(1, 11) T(1, 12) \
     T(2, 1) T(2, 2) T(2, 3) T(2, 4) T(2, 5) T(2, 6) T(2, 7) T(2, 8) T(2, 9) T(2, 10) T(2, 11) T(2, 12) \
-    T(4, 1) T(4, 2)
+    T(4, 1) T(4, 2) T(4, 3) T(4, 4)
 #define Q8_TILES(T)                                                                                    \
     T(1, 1) T(1, 2) T(1, 3) T(1, 4) T(1, 5) T(1, 6) T(1, 7) T(1, 8) T(1, 9) T(1, 10) T(1, 11) T(1, 12) \
     T(2, 1) T(2, 2) T(2, 3) T(2, 4) T(2, 5) T(2, 6)
@@ -157,11 +157,10 @@ static inline void vec_store_bytes(void *p, vec v)
     _mm_storeu_si128(p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
 }
 
-/* 2^n: n + 127 is the exponent. */
-static inline vec vec_power(vec n)
+static inline vec vec_raise(vec p, vec n)
 {
-    bits exponent = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23));
+    bits m = _mm512_slli_epi32(_mm512_castps_si512(n), 23);
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), m));
 }
 
 static inline vec vec_from(vec x, vec low, vec y)

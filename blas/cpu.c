@@ -23,6 +23,7 @@ enum {
     TILE_NUMBERS = 8192, /* results of a thread before the epilogue: 32 KiB, within L1 or L2 */
     TILE_ROWS = 128,
     SPLIT_BLOCKS = 64, /* blocks of attention that threads work on before their results are joined */
+    SPLIT_FROM = 1024, /* positions that are worth a second meeting of the threads */
     ALONE_NUMBERS = 16384, /* keys that one thread attends to sooner than others would have come to help */
 };
 
@@ -721,30 +722,46 @@ static void attend_finish(struct blas_device *d, const struct op_attention *op, 
     }
 }
 
-/* One row's query heads that share KV head `head`, over all blocks that the row sees. */
+/* The sums of the query heads that share KV head `head`. */
+static struct attend_sum sum_of(const struct attend_sum *all, const struct op_attention *op, size_t head)
+{
+    size_t h = head * (op->heads / op->kv.heads);
+    return (struct attend_sum){all->max + h, all->sum + h, all->value + h * kv_value_stride(op->kv.head_dim)};
+}
+
+/* One row's query heads that share KV heads [from, to), over all blocks that the row sees: block by block, for in that
+ * order they lie in memory, and a CPU that is sent elsewhere every few pages fetches little ahead. */
 static void attend_row(struct blas_device *d, const struct op_attention *op, struct thread_scratch *s, size_t r,
-                       size_t head)
+                       size_t from, size_t to)
 {
     size_t first, last, group = op->heads / op->kv.heads;
     seen_blocks(op, &d->step->rows[r], &first, &last);
-    for (size_t b = first; b < last; b++) {
-        struct attend_block block = seen_block(d, op, r, head, b);
-        d->kernels->attend[d->setup.kv_type](b > first ? &s->block : &s->sum, &block);
-        if (b > first)
-            d->kernels->attend_join(&s->sum, &s->block, group, op->kv.head_dim);
+    for (size_t b = first; b < last; b++)
+        for (size_t head = from; head < to; head++) {
+            struct attend_sum sum = sum_of(&s->sum, op, head);
+            struct attend_block block = seen_block(d, op, r, head, b);
+            d->kernels->attend[d->setup.kv_type](b > first ? &s->block : &sum, &block);
+            if (b > first)
+                d->kernels->attend_join(&sum, &s->block, group, op->kv.head_dim);
+        }
+    for (size_t head = from; head < to; head++) {
+        struct attend_sum sum = sum_of(&s->sum, op, head);
+        attend_finish(d, op, &sum, &s->block, r, head);
     }
-    attend_finish(d, op, &s->sum, &s->block, r, head);
 }
 
+/* Items are KV heads of rows, row by row. */
 static void attend_items(void *context, size_t from, size_t to, size_t thread)
 {
     struct attention_job *job = context;
     size_t heads = job->op->kv.heads;
-    for (size_t i = from; i < to; i++)
-        attend_row(job->device, job->op, &job->device->threads[thread], i / heads, i % heads);
+    for (size_t i = from, n; i < to; i += n) {
+        n = heads - i % heads < to - i ? heads - i % heads : to - i;
+        attend_row(job->device, job->op, &job->device->threads[thread], i / heads, i % heads, i % heads + n);
+    }
 }
 
-/* ---- attention of one row, when its KV heads do not give each thread as much to do: cut by blocks ---- */
+/* ---- attention of one row cut by blocks: where they are many, or KV heads do not share out evenly ---- */
 
 /* Blocks [from, to) of those that row 0 sees, each into a sum of its own but for the very first, which begins d->joined. */
 struct split_job {
@@ -752,13 +769,6 @@ struct split_job {
     const struct op_attention *op;
     size_t first, from, to;
 };
-
-/* The sums of the query heads that share KV head `head`. */
-static struct attend_sum sum_of(const struct attend_sum *all, const struct op_attention *op, size_t head)
-{
-    size_t h = head * (op->heads / op->kv.heads);
-    return (struct attend_sum){all->max + h, all->sum + h, all->value + h * kv_value_stride(op->kv.head_dim)};
-}
 
 static void split_blocks(void *context, size_t from, size_t to, size_t thread)
 {
@@ -807,12 +817,13 @@ static void attend_split(struct blas_device *d, const struct op_attention *op)
 static void cpu_attention(struct blas_device *d, const struct op_attention *op)
 {
     struct attention_job job = {d, op};
-    size_t items = d->step->count * op->kv.heads, seen = 0;
+    size_t items = d->step->count * op->kv.heads, seen = 0, threads = pool_threads(d->pool);
     for (size_t r = 0; r < d->step->count; r++)
         seen += d->step->rows[r].position + (size_t)1;
     if (seen * op->kv.heads * op->kv.head_dim < ALONE_NUMBERS)
         attend_items(&job, 0, items, 0);
-    else if (d->step->count == 1 && items % pool_threads(d->pool) && items < 4 * pool_threads(d->pool))
+    else if (d->step->count == 1 && threads > 1 &&
+             (seen >= SPLIT_FROM || (items % threads && items < 4 * threads)))
         attend_split(d, op);
     else
         pool_run(d->pool, items, attend_items, &job);

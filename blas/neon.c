@@ -181,11 +181,10 @@ static inline void vec_store_bytes(void *p, vec v)
     vst1_lane_s32(p, vreinterpret_s32_s8(bytes), 0);
 }
 
-/* 2^n: n + 127 is the exponent. */
-static inline vec vec_power(vec n)
+static inline vec vec_raise(vec p, vec n)
 {
-    bits exponent = vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127));
-    return vreinterpretq_f32_s32(vshlq_n_s32(exponent, 23));
+    bits m = vshlq_n_s32(vreinterpretq_s32_f32(n), 23);
+    return vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(p), m));
 }
 
 static inline vec vec_from(vec x, vec low, vec y)
