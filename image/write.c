@@ -10,16 +10,19 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
 
 #include "arrival.h"
 #include "image.h"
+#include "residency.h"
 
 struct image_writer {
     char *path;      /* the target, links followed */
     char *temporary; /* name of the file being written; NULL while it has none */
+    bool placed;        /* a section came in pieces, in any order */
     bool replace, keep; /* keep: the temporary was named by the caller and outlives this process */
     int fd;
     uint64_t at;     /* bytes of the image so far */
@@ -270,6 +273,7 @@ enum stele_status image_begin_placed(struct image_writer *w, enum section_kind k
         status = flush(w, err); /* what is placed goes past the buffer, which must not cover it later */
     if (status != STELE_OK)
         return status;
+    w->placed = true;
     w->digest_count = (size_t)((length + IMAGE_CHUNK - 1) / IMAGE_CHUNK);
     struct image_digest *digests = realloc(w->digests, (w->digest_count + 1) * sizeof *digests);
     w->digests = digests ? digests : w->digests;
@@ -441,6 +445,19 @@ static enum stele_status write_header(struct image_writer *w, struct stele_error
     return write_at(w, pages, sizeof pages, 0, err);
 }
 
+/* Small writes leave small pages in the page cache: what was placed in pieces is dropped and read once, so that whoever maps
+ * the image finds it in large ones, as what was appended is. Nothing is lost where that cannot be. */
+static void enlarge_pages(const struct image_writer *w)
+{
+    struct stele_error ignored;
+    void *bytes = mmap(NULL, w->at, PROT_READ, MAP_SHARED, w->fd, 0);
+    if (bytes == MAP_FAILED)
+        return;
+    struct image image = {.name = w->path, .fd = w->fd, .bytes = bytes, .length = w->at};
+    image_warm(&image, true, NULL, NULL, &ignored);
+    munmap(bytes, w->at);
+}
+
 enum stele_status image_finish(struct image_writer *w, struct stele_error *err)
 {
     enum stele_status status = end_section(w, err);
@@ -454,6 +471,8 @@ enum stele_status image_finish(struct image_writer *w, struct stele_error *err)
         status = failed(w, err);
     if (status == STELE_OK)
         status = place(w, err);
+    if (status == STELE_OK && w->placed)
+        enlarge_pages(w);
     image_abandon(w);
     return status;
 }

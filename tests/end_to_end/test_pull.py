@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import struct
@@ -467,6 +468,19 @@ def a_model_larger_than_the_address_space_is_pulled():
 def two_gigabytes_are_pulled_in_one_gigabyte_of_address_space():
     if not os.environ.get("STELE_SAN"):
         in_address_space(21, 1 << 30)
+
+
+@test
+def what_was_pulled_lies_in_pages_as_large_as_what_was_converted():
+    model = llama("in-large-pages", hidden_size=512, intermediate_size=4096, num_hidden_layers=2, vocab_size=4096)
+    folder = BUILD / "test-scratch" / "pulled"  # on a disk file system
+    folder.mkdir(parents=True, exist_ok=True)
+    made, target = folder / "made.stele", folder / "pulled.stele"
+    stele("convert", model, "-o", made, "-f").exits(0)
+    pull(web.plain + served(model), "-f", target=target).exits(0)
+    large = lambda path: int(re.search(r"large pages +(\d+) bytes", stele("inspect", "--residency", path).exits(0).text).group(1))
+    print(f"      {large(made) >> 20} and {large(target) >> 20} of {made.stat().st_size >> 20} MiB")
+    assert large(target) >= large(made) * 0.75
 
 
 finish()
