@@ -138,7 +138,8 @@ static double read_rate(struct pool *pool, struct reading *r)
 
 /* ---- steps ---- */
 
-/* What a step reads of the weights: all tensors but an embedding that is not the head as well. */
+/* What a step reads of the weights: all tensors but an embedding that is not the head as well; of a bank of experts, of
+ * which the table states one, as many as a token takes. */
 static double weight_bytes(const struct stele_session *s)
 {
     uint32_t embedding = s->plan.ops[0].embed.table, head = s->plan.ops[s->plan.counts.ops - 1].logits.head;
@@ -146,6 +147,11 @@ static double weight_bytes(const struct stele_session *s)
     for (uint32_t i = 0; i < s->plan.tensor_count; i++)
         if (i != embedding || embedding == head)
             sum += (double)s->plan.tensors[i].bytes;
+    for (uint32_t i = 0; i < s->plan.counts.ops; i++)
+        if (s->plan.ops[i].code == PLAN_EXPERTS) {
+            const struct plan_experts *op = &s->plan.ops[i].experts;
+            sum += (double)(op->top - 1) * (double)(s->plan.tensors[op->up].bytes + s->plan.tensors[op->down].bytes);
+        }
     return sum;
 }
 

@@ -478,7 +478,8 @@ def what_was_pulled_lies_in_pages_as_large_as_what_was_converted():
     made, target = folder / "made.stele", folder / "pulled.stele"
     stele("convert", model, "-o", made, "-f").exits(0)
     pull(web.plain + served(model), "-f", target=target).exits(0)
-    large = lambda path: int(re.search(r"large pages +(\d+) bytes", stele("inspect", "--residency", path).exits(0).text).group(1))
+    shown = lambda path: stele("inspect", "--residency", path).exits(0).text
+    large = lambda path: int(re.search(r"large pages +(\d+) bytes", shown(path)).group(1))
     print(f"      {large(made) >> 20} and {large(target) >> 20} of {made.stat().st_size >> 20} MiB")
     assert large(target) >= large(made) * 0.75
 

@@ -71,7 +71,8 @@ def what_a_run_reads_whole_is_told_to_come_in_large_pages_and_the_rows_of_an_emb
         path = converted(model)
         made = im.ImageFile.read(path)
         begin = made.section(im.WEIGHTS).offset + (0 if tied else 4096 * 512 * 4)
-        run = subprocess.Popen([str(BUILD / "stele"), "run", str(path), "--ids", "1", "--print", "ids"], stdout=subprocess.PIPE)
+        args = [str(BUILD / "stele"), "run", str(path), "--ids", "1", "--print", "ids"]
+        run = subprocess.Popen(args, stdout=subprocess.PIPE)
         try:
             assert os.read(run.stdout.fileno(), 1)
             told, here = [], None
@@ -96,10 +97,13 @@ def a_thread_reads_ahead_of_the_first_token_where_an_image_is_not_in_memory_and_
     call([os.environ.get("CC", "gcc"), "-O2", "-o", watch, ROOT / "tests" / "laws" / "watch_start.c"]).exits(0)
 
     def calls(n):
-        call([watch, report, BUILD / "stele", "run", path, "--ids", "1", "-n", n, "--print", "ids", "--threads", "1"]).exits(0)
-        return {int(k): int(v) for k, v in (line.split() for line in report.read_text().splitlines() if line[0].isdigit())}
+        run = ["run", path, "--ids", "1", "-n", n, "--print", "ids", "--threads", "1"]
+        call([watch, report, BUILD / "stele", *run]).exits(0)
+        lines = [line.split() for line in report.read_text().splitlines() if line[0].isdigit()]
+        return {int(number): int(count) for number, count in lines}
 
-    threads = lambda counts: counts.get(435, 0) + counts.get(220 if os.uname().machine == "aarch64" else 56, 0)  # clone3, clone
+    clone, clone3 = 220 if os.uname().machine == "aarch64" else 56, 435
+    threads = lambda counts: counts.get(clone, 0) + counts.get(clone3, 0)
     stele("warm", path).exits(0)
     warm = [calls(n) for n in (0, 1, 9)]
     assert [threads(c) for c in warm] == [0, 0, 0], warm
