@@ -9,9 +9,9 @@
  * Waiting goes through three states. The gap between two ops is a few microseconds: a thread first looks at the word again
  * and again. If that was not enough, the thread that it waits for may be one that the system does not run just now, because
  * other programs want the core that this one is looking from: then it hands the core on between looks, which costs nothing
- * where nobody wants it. (Sleeping there instead makes a convoy: who wakes a thread is pushed aside by it, on every op. Four
- * processes of two threads on two cores, a model of 145 MB, over one alone: 1.16; without handing on 1.12, with 30 looks of it
- * 1.13, with ten times the looks before sleep 1.01. Beside one and two programs that never sleep, all the same.)
+ * where nobody wants it. (Sleeping there instead makes a convoy: who wakes a thread is pushed aside by it, on every op.
+ * Four processes of two threads on two cores, a model of 145 MB, over one alone: 1.16; without handing on 1.12, with 30
+ * looks of it 1.13, without and with ten times the looks before 1.01. Beside programs that never sleep: all the same.)
  * Only where no work comes at all does it sleep. */
 #include "pool.h"
 

@@ -15,10 +15,11 @@
 #define MADV_POPULATE_READ 22
 #endif
 
-/* A piece of populating; by one thread, since two are no faster. Measured on Linux 6.18, ext4 on a virtual disk, medians in
- * ms of a first read and the share then mapped by 2 MiB: 0.83 GB by MADV_POPULATE_READ after MADV_HUGEPAGE 320, all; without
- * 305 to 324, 95 % (the kernel begins with 4 KiB pages, and after each 8 MiB takes pages four times as large: of 145 MB 71 %);
- * reads of 2 MiB 333 to 353, 95 %; O_DIRECT 690; readahead or WILLNEED no large page at all. */
+/* A piece of populating; by one thread, since two are no faster. Measured on Linux 6.18, ext4 on a virtual disk,
+ * medians in ms of a first read and the share then mapped by 2 MiB: 0.83 GB by MADV_POPULATE_READ after MADV_HUGEPAGE
+ * 320, all; without 305 to 324, 95 % (the kernel begins with 4 KiB pages, and after each 8 MiB takes pages four times
+ * as large: of 145 MB 71 %); reads of 2 MiB 333 to 353, 95 %; O_DIRECT 690; readahead or WILLNEED no large page at
+ * all. */
 enum { PIECE = 8 << 20 };
 
 /* Brings bytes of the mapping into memory and into this process's page table. */

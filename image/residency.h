@@ -11,9 +11,9 @@ struct residency {
     uint64_t large_bytes;    /* of those in memory, mapped by entries of 2 MiB */
 };
 
-/* From here on a page of these bytes that is not in memory comes with the 2 MiB around it, as one large page where the file
- * system has such, and the next 2 MiB are asked for; whatever the system reads ahead otherwise. One system call; advice only,
- * pages that are in memory stay as they are. */
+/* From here on a page of these bytes that is not in memory comes with the 2 MiB around it, as one large page where the
+ * file system has such, and the next 2 MiB are asked for; whatever the system reads ahead otherwise. One system call;
+ * advice only, pages that are in memory stay as they are. */
 void image_read_large(const struct image *image, uint64_t offset, uint64_t length);
 
 /* Reads the whole image into the page cache, front to back, in a way that leaves large pages behind. `anew`: what is there is

@@ -445,8 +445,8 @@ static enum stele_status write_header(struct image_writer *w, struct stele_error
     return write_at(w, pages, sizeof pages, 0, err);
 }
 
-/* Small writes leave small pages in the page cache: what was placed in pieces is dropped and read once, so that whoever maps
- * the image finds it in large ones, as what was appended is. Nothing is lost where that cannot be. */
+/* Small writes leave small pages in the page cache: what was placed in pieces is dropped and read once, so that whoever
+ * maps the image finds it in large ones, as what was appended is. Nothing is lost where that cannot be. */
 static void enlarge_pages(const struct image_writer *w)
 {
     struct stele_error ignored;
