@@ -1,18 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* `stele convert`: options, progress, exit code. */
-#include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "convert.h"
 #include "cpus.h"
 #include "descriptors.h"
+#include "options.h"
 
-enum { OPTION_IGNORE = 256, OPTION_WEIGHTS, OPTION_THREADS, OPTION_NO_TEMPLATE, IGNORED_MAX = 64, THREADS_MAX = 256 };
+enum { THREADS_MAX = 256 };
 
 static const char usage[] =
     "usage: stele convert SRC -o IMAGE [options]\n"
@@ -55,73 +54,24 @@ static void show_progress(void *context, uint64_t done, uint64_t total)
             ((double)total - (double)done) / rate);
 }
 
-static enum stele_status usage_error(struct stele_error *err, const char *what, const char *value)
-{
-    return stele_fail(err, STELE_USAGE, "%s %s; `stele help convert` lists the options", what, value);
-}
-
-static int weights_of(const char *name)
-{
-    for (int type = 0; type < TENSOR_TYPES; type++)
-        if (type_offered((enum tensor_type)type) && !strcmp(name, type_name((enum tensor_type)type)))
-            return type;
-    return -1;
-}
-
 static enum stele_status read_options(struct convert_options *o, const char **ignored, int argc, char **argv,
                                       struct stele_error *err)
 {
-    static const struct option options[] = {{"output", required_argument, NULL, 'o'},
-                                            {"weights", required_argument, NULL, OPTION_WEIGHTS},
-                                            {"force", no_argument, NULL, 'f'},
-                                            {"threads", required_argument, NULL, OPTION_THREADS},
-                                            {"ignore-key", required_argument, NULL, OPTION_IGNORE},
-                                            {"no-template", no_argument, NULL, OPTION_NO_TEMPLATE},
-                                            {"help", no_argument, NULL, 'h'},
-                                            {0}};
-    size_t n = 0;
-    opterr = 0;
-    for (int c; (c = getopt_long(argc, argv, ":o:fh", options, NULL)) != -1;)
-        switch (c) {
-        case 'o':
-            o->target = optarg;
-            break;
-        case 'f':
-            o->replace = true;
-            break;
-        case 'h':
-            fputs(usage, stdout);
-            exit(fflush(stdout) ? STELE_SYSTEM : STELE_OK);
-        case OPTION_WEIGHTS:
-            if ((o->weights = weights_of(optarg)) < 0)
-                return usage_error(err, "--weights takes f32, bf16, f16, q8 or q4, not", optarg);
-            break;
-        case OPTION_THREADS: {
-            char *end;
-            unsigned long threads = strtoul(optarg, &end, 10);
-            if (*optarg < '0' || *optarg > '9' || *end || !threads || threads > THREADS_MAX)
-                return usage_error(err, "--threads takes a number from 1 to 256, not", optarg);
-            o->threads = threads;
-            break;
-        }
-        case OPTION_NO_TEMPLATE:
-            o->no_template = true;
-            break;
-        case OPTION_IGNORE:
-            if (n + 1 >= IGNORED_MAX)
-                return usage_error(err, "too many --ignore-key, the last is", optarg);
-            ignored[n++] = optarg;
-            break;
-        case ':':
-            return usage_error(err, "a value is missing behind", argv[optind - 1]);
-        default:
-            return usage_error(err, "unknown option", argv[optind - 1]);
-        }
-    if (optind + 1 != argc)
-        return optind == argc ? stele_fail(err, STELE_USAGE, "no SRC is named; `stele help convert` says more")
-                              : usage_error(err, "one SRC is taken; there is also", argv[optind + 1]);
-    o->source = argv[optind];
-    return o->target ? STELE_OK : stele_fail(err, STELE_USAGE, "no target is named; -o IMAGE does");
+    const struct program_option options[] = {
+        {"output", 'o', TAKES_TEXT, &o->target, 0, 0, 0},
+        {"weights", 0, TAKES_TYPE, &o->weights, 0, 0, 0},
+        {"force", 'f', TAKES_NOTHING, &o->replace, 0, 0, 0},
+        {"threads", 0, TAKES_COUNT, TO_NUMBER(o->threads), 1, THREADS_MAX},
+        {"ignore-key", 0, TAKES_KEYS, ignored, 0, 0, 0},
+        {"no-template", 0, TAKES_NOTHING, &o->no_template, 0, 0, 0},
+        {0},
+    };
+    enum stele_status status = options_read(options, "convert", usage, argc, argv, err);
+    if (status == STELE_OK)
+        status = options_operand(&o->source, "SRC", "convert", argc, argv, err);
+    if (status == STELE_OK && !o->target)
+        status = stele_fail(err, STELE_USAGE, "no target is named; -o IMAGE does");
+    return status;
 }
 
 /* A source file became shorter under the mapping, or its disk fails. The image has no name yet, so nothing is left. */

@@ -3,7 +3,6 @@
  * is asked of a session, opened on the image or on its outline (sizes.h), so there is no second
  * formula for it. */
 #include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
@@ -14,22 +13,10 @@
 #include <unistd.h>
 
 #include "descriptors.h"
+#include "options.h"
 #include "pool.h"
 #include "sizes.h"
 #include "stele.h"
-
-enum {
-    OPTION_CONTEXT = 256,
-    OPTION_PARALLEL,
-    OPTION_WEIGHTS,
-    OPTION_KV,
-    OPTION_CHUNK,
-    OPTION_THREADS,
-    OPTION_JSON,
-    OPTION_IGNORE,
-    OPTION_NO_TEMPLATE,
-    IGNORED_MAX = 64,
-};
 
 /* Beside keys, values and scratch: stacks, tables, libraries, a row of logits. */
 static const uint64_t OTHER_BYTES = 4 << 20;
@@ -68,109 +55,35 @@ struct settings {
 
 /* ---- options ---- */
 
-static enum stele_status usage_error(struct stele_error *err, const char *what, const char *value)
-{
-    return stele_fail(err, STELE_USAGE, "%s %s; `stele help sizes` lists the options", what, value);
-}
-
-static enum stele_status read_count(uint32_t *out, const char *name, const char *value,
-                                    unsigned long most, struct stele_error *err)
-{
-    char *end;
-    errno = 0;
-    unsigned long n = strtoul(value, &end, 10);
-    if (*value < '0' || *value > '9' || *end || errno || !n || n > most)
-        return stele_fail(err, STELE_USAGE, "%s takes a whole number from 1 to %lu, not \"%s\"",
-                          name, most, value);
-    *out = (uint32_t)n;
-    return STELE_OK;
-}
-
-static enum stele_status read_weights(int *out, const char *value, struct stele_error *err)
-{
-    for (int type = 0; type < TENSOR_TYPES; type++)
-        if (type_offered((enum tensor_type)type) &&
-            !strcmp(value, type_name((enum tensor_type)type))) {
-            *out = type;
-            return STELE_OK;
-        }
-    return usage_error(err, "--weights takes f32, bf16, f16, q8 or q4, not", value);
-}
-
 static enum stele_status read_kv(enum stele_kv *out, const char *value, struct stele_error *err)
 {
-    if (strcmp(value, "f32") && strcmp(value, "f16"))
-        return usage_error(err, "--kv takes f32 or f16, not", value);
-    *out = !strcmp(value, "f32") ? STELE_KV_F32 : STELE_KV_F16;
+    if (value && strcmp(value, "f32") && strcmp(value, "f16"))
+        return options_wrong("sizes", "--kv takes f32 or f16, not", value, err);
+    *out = !value ? STELE_KV_DEFAULT : !strcmp(value, "f32") ? STELE_KV_F32 : STELE_KV_F16;
     return STELE_OK;
 }
 
-static enum stele_status read_options(struct settings *s, const char **ignored, int argc,
-                                      char **argv, struct stele_error *err)
+static enum stele_status read_options(struct settings *s, const char **ignored, int argc, char **argv,
+                                      struct stele_error *err)
 {
-    static const struct option options[] = {{"context", required_argument, NULL, OPTION_CONTEXT},
-                                            {"parallel", required_argument, NULL, OPTION_PARALLEL},
-                                            {"weights", required_argument, NULL, OPTION_WEIGHTS},
-                                            {"kv", required_argument, NULL, OPTION_KV},
-                                            {"chunk", required_argument, NULL, OPTION_CHUNK},
-                                            {"threads", required_argument, NULL, OPTION_THREADS},
-                                            {"ignore-key", required_argument, NULL, OPTION_IGNORE},
-                                            {"no-template", no_argument, NULL, OPTION_NO_TEMPLATE},
-                                            {"json", no_argument, NULL, OPTION_JSON},
-                                            {"help", no_argument, NULL, 'h'},
-                                            {0}};
-    size_t n = 0;
-    enum stele_status status = STELE_OK;
-    opterr = 0;
-    for (int c; status == STELE_OK && (c = getopt_long(argc, argv, ":h", options, NULL)) != -1;)
-        switch (c) {
-        case OPTION_CONTEXT:
-            status = read_count(&s->session.context, "--context", optarg, UINT32_MAX, err);
-            break;
-        case OPTION_PARALLEL:
-            status = read_count(&s->session.sequences, "--parallel", optarg, 4096, err);
-            break;
-        case OPTION_CHUNK:
-            status = read_count(&s->session.chunk, "--chunk", optarg, 65536, err);
-            break;
-        case OPTION_THREADS:
-            status = read_count(&s->session.threads, "--threads", optarg, 256, err);
-            break;
-        case OPTION_WEIGHTS:
-            status = read_weights(&s->source.weights, optarg, err);
-            break;
-        case OPTION_KV:
-            status = read_kv(&s->session.kv, optarg, err);
-            break;
-        case OPTION_JSON:
-            s->json = true;
-            break;
-        case OPTION_NO_TEMPLATE:
-            s->source.no_template = true;
-            break;
-        case OPTION_IGNORE:
-            if (n + 1 >= IGNORED_MAX)
-                return usage_error(err, "too many --ignore-key, the last is", optarg);
-            ignored[n++] = optarg;
-            break;
-        case 'h':
-            fputs(usage, stdout);
-            exit(fflush(stdout) ? STELE_SYSTEM : STELE_OK);
-        case ':':
-            return usage_error(err, "a value is missing behind", argv[optind - 1]);
-        default:
-            return usage_error(err, "unknown option", argv[optind - 1]);
-        }
-    if (status != STELE_OK)
-        return status;
-    if (optind + 1 != argc)
-        return optind == argc
-                   ? stele_fail(err, STELE_USAGE,
-                                "no CONFIG, IMAGE or DIR is named; `stele help sizes` says more")
-                   : usage_error(err, "one CONFIG, IMAGE or DIR is taken; there is also",
-                                 argv[optind + 1]);
-    s->source.path = argv[optind];
-    return STELE_OK;
+    const char *kv = NULL;
+    const struct program_option options[] = {
+        {"context", 0, TAKES_COUNT, TO_NUMBER(s->session.context), 1, UINT32_MAX},
+        {"parallel", 0, TAKES_COUNT, TO_NUMBER(s->session.sequences), 1, 4096},
+        {"weights", 0, TAKES_TYPE, &s->source.weights, 0, 0, 0},
+        {"kv", 0, TAKES_TEXT, &kv, 0, 0, 0},
+        {"chunk", 0, TAKES_COUNT, TO_NUMBER(s->session.chunk), 1, 65536},
+        {"threads", 0, TAKES_COUNT, TO_NUMBER(s->session.threads), 1, 256},
+        {"ignore-key", 0, TAKES_KEYS, ignored, 0, 0, 0},
+        {"no-template", 0, TAKES_NOTHING, &s->source.no_template, 0, 0, 0},
+        {"json", 0, TAKES_NOTHING, &s->json, 0, 0, 0},
+        {0},
+    };
+    enum stele_status status = options_read(options, "sizes", usage, argc, argv, err);
+    if (status == STELE_OK)
+        status = read_kv(&s->session.kv, kv, err);
+    return status == STELE_OK ? options_operand(&s->source.path, "CONFIG, IMAGE or DIR", "sizes", argc, argv, err)
+                              : status;
 }
 
 /* ---- how fast memory is read ---- */

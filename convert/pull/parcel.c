@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +12,7 @@
 
 #include "cpus.h"
 #include "image.h"
+#include "options.h"
 #include "packed.h"
 #include "placed.h"
 #include "plan.h"
@@ -54,34 +54,18 @@ struct words {
 
 static enum stele_status read_words(struct words *w, int argc, char **argv, struct stele_error *err)
 {
-    static const struct option options[] = {{"output", required_argument, NULL, 'o'},
-                                            {"force", no_argument, NULL, 'f'},
-                                            {"threads", required_argument, NULL, 't'},
-                                            {"help", no_argument, NULL, 'h'},
-                                            {0}};
-    opterr = 0;
-    for (int c; (c = getopt_long(argc, argv, ":o:fh", options, NULL)) != -1;) {
-        char *end = NULL;
-        if (c == 'h') {
-            fputs(w->usage, stdout);
-            exit(fflush(stdout) ? STELE_SYSTEM : STELE_OK);
-        } else if (c == 'o')
-            w->target = optarg;
-        else if (c == 'f')
-            w->replace = true;
-        else if (c == 't') {
-            w->threads = strtoul(optarg, &end, 10);
-            if (*optarg < '0' || *optarg > '9' || *end || !w->threads || w->threads > THREADS_MAX)
-                return stele_fail(err, STELE_USAGE, "--threads takes a number from 1 to %d, not %s", THREADS_MAX,
-                                  optarg);
-        } else
-            return stele_fail(err, STELE_USAGE, "%s %s; `stele help %s` lists the options",
-                              c == ':' ? "a value is missing behind" : "unknown option", argv[optind - 1], w->verb);
-    }
-    if (optind + 1 != argc)
-        return stele_fail(err, STELE_USAGE, "one file is taken; `stele help %s` says more", w->verb);
-    w->source = argv[optind];
-    return w->target ? STELE_OK : stele_fail(err, STELE_USAGE, "no target is named; -o does");
+    const struct program_option options[] = {
+        {"output", 'o', TAKES_TEXT, &w->target, 0, 0, 0},
+        {"force", 'f', TAKES_NOTHING, &w->replace, 0, 0, 0},
+        {"threads", 0, TAKES_COUNT, TO_NUMBER(w->threads), 1, THREADS_MAX},
+        {0},
+    };
+    enum stele_status status = options_read(options, w->verb, w->usage, argc, argv, err);
+    if (status == STELE_OK)
+        status = options_operand(&w->source, "file", w->verb, argc, argv, err);
+    if (status == STELE_OK && !w->target)
+        status = stele_fail(err, STELE_USAGE, "no target is named; -o does");
+    return status;
 }
 
 /* Chunks that threads work on at once. */

@@ -4,7 +4,6 @@
 #include "push.h"
 
 #include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <openssl/evp.h>
 #include <signal.h>
@@ -14,6 +13,7 @@
 #include <unistd.h>
 
 #include "image.h"
+#include "options.h"
 #include "source.h"
 
 enum { PARTS_MAX = 10000, BATCH = 64, ANSWER_BYTES_MAX = 64 << 20, ID_MAX = 1024 };
@@ -245,40 +245,17 @@ static enum stele_status complete(struct push *p)
 
 /* ---- the whole ---- */
 
-static bool read_size(const char *text, uint64_t least, uint64_t most, uint64_t *out)
-{
-    char *end;
-    errno = 0;
-    unsigned long long n = strtoull(text, &end, 10);
-    unsigned shift = *end == 'K' ? 10 : *end == 'M' ? 20 : *end == 'G' ? 30 : 0;
-    end += shift != 0;
-    *out = (uint64_t)n << shift;
-    return *text >= '0' && *text <= '9' && !*end && !errno && n <= most >> shift && *out >= least && *out <= most;
-}
-
 static enum stele_status read_words(struct words *w, int argc, char **argv, struct stele_error *err)
 {
-    static const struct option options[] = {{"part", required_argument, NULL, 'p'},
-                                            {"connections", required_argument, NULL, 'c'},
-                                            {"timeout", required_argument, NULL, 't'},
-                                            {"help", no_argument, NULL, 'h'},
-                                            {0}};
-    opterr = 0;
-    for (int c; (c = getopt_long(argc, argv, ":h", options, NULL)) != -1;) {
-        if (c == 'h') {
-            fputs(usage, stdout);
-            exit(fflush(stdout) ? STELE_SYSTEM : STELE_OK);
-        }
-        if (c == 'p' && !read_size(optarg, 5 << 20, 1 << 30, &w->part))
-            return stele_fail(err, STELE_USAGE, "--part takes a size from 5M to 1G, not %s", optarg);
-        if (c == 'c' && !read_size(optarg, 1, 64, &w->connections))
-            return stele_fail(err, STELE_USAGE, "--connections takes a number from 1 to 64, not %s", optarg);
-        if (c == 't' && !read_size(optarg, 1, 3600, &w->timeout))
-            return stele_fail(err, STELE_USAGE, "--timeout takes a number from 1 to 3600, not %s", optarg);
-        if (c == ':' || c == '?')
-            return stele_fail(err, STELE_USAGE, "%s %s; `stele help push` lists the options",
-                              c == ':' ? "a value is missing behind" : "unknown option", argv[optind - 1]);
-    }
+    const struct program_option options[] = {
+        {"part", 0, TAKES_SIZE, TO_NUMBER(w->part), 5 << 20, 1 << 30},
+        {"connections", 0, TAKES_COUNT, TO_NUMBER(w->connections), 1, 64},
+        {"timeout", 0, TAKES_COUNT, TO_NUMBER(w->timeout), 1, 3600},
+        {0},
+    };
+    enum stele_status status = options_read(options, "push", usage, argc, argv, err);
+    if (status != STELE_OK)
+        return status;
     if (optind + 2 != argc || strncmp(argv[optind + 1], "s3://", 5))
         return stele_fail(err, STELE_USAGE, "an IMAGE and s3://BUCKET/KEY are needed; `stele help push` says more");
     w->image = argv[optind];

@@ -2,7 +2,6 @@
 /* `stele pull`: options, progress, exit code; and the other verbs of this program, which is told by argv[0] what it is.
  */
 #include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
@@ -16,25 +15,12 @@
 #include "cpus.h"
 #include "descriptors.h"
 #include "format.h"
+#include "options.h"
 #include "parcel.h"
 #include "pull.h"
 #include "push.h"
 #include "shelf.h"
 #include "store.h"
-
-enum {
-    OPTION_WEIGHTS = 256,
-    OPTION_CONNECTIONS,
-    OPTION_CHUNK,
-    OPTION_MEMORY,
-    OPTION_TIMEOUT,
-    OPTION_THREADS,
-    OPTION_IGNORE,
-    OPTION_STATS,
-    OPTION_NO_TEMPLATE,
-    OPTION_ARRIVAL,
-    IGNORED_MAX = 64
-};
 
 static const char usage[] =
     "usage: stele pull REF [-o IMAGE] [options]\n"
@@ -139,76 +125,15 @@ static void print_stats(const struct pull_result *r)
             s->window.full_s > s->window.dry_s ? "cpu" : "link", r->reused ? "true" : "false");
 }
 
-static enum stele_status usage_error(struct stele_error *err, const char *what, const char *value)
-{
-    return stele_fail(err, STELE_USAGE, "%s %s; `stele help pull` lists the options", what, value);
-}
-
-static int weights_of(const char *name)
-{
-    for (int type = 0; type < TENSOR_TYPES; type++)
-        if (type_offered((enum tensor_type)type) && !strcmp(name, type_name((enum tensor_type)type)))
-            return type;
-    return -1;
-}
-
-/* A number with K, M or G behind it (powers of two) where `units`; false where it is none, or out of range. */
-static bool read_number(const char *text, bool units, uint64_t least, uint64_t most, uint64_t *out)
-{
-    char *end;
-    errno = 0;
-    unsigned long long n = strtoull(text, &end, 10);
-    unsigned shift = !units ? 0 : *end == 'K' ? 10 : *end == 'M' ? 20 : *end == 'G' ? 30 : 0;
-    end += shift != 0;
-    *out = (uint64_t)n << shift;
-    return *text >= '0' && *text <= '9' && !*end && !errno && n <= most >> shift && *out >= least && *out <= most;
-}
-
-/* An option with a number. */
-static enum stele_status read_count(struct pull_options *o, int c, const char *value, struct stele_error *err)
-{
-    uint64_t n = 0;
-    switch (c) {
-    case OPTION_CONNECTIONS:
-        if (!read_number(value, false, 1, 250, &n))
-            return usage_error(err, "--connections takes a number from 1 to 250, not", value);
-        o->connections = (unsigned)n;
-        return STELE_OK;
-    case OPTION_CHUNK:
-        if (!read_number(value, true, 4096, 1 << 30, &o->chunk))
-            return usage_error(err, "--chunk takes a size from 4K to 1G, not", value);
-        return STELE_OK;
-    case OPTION_MEMORY:
-        if (!read_number(value, true, 1 << 20, (uint64_t)1 << 40, &o->memory))
-            return usage_error(err, "--memory takes a size from 1M to 1024G, not", value);
-        return STELE_OK;
-    case OPTION_TIMEOUT:
-        if (!read_number(value, false, 1, 3600, &n))
-            return usage_error(err, "--timeout takes a number from 1 to 3600, not", value);
-        o->timeout_s = (unsigned)n;
-        return STELE_OK;
-    case OPTION_ARRIVAL:
-        if (!read_number(value, false, 3, 1 << 20, &n))
-            return usage_error(err, "--arrival takes a descriptor, not", value);
-        o->channel = (int)n;
-        return STELE_OK;
-    default:
-        if (!read_number(value, false, 1, 256, &n))
-            return usage_error(err, "--threads takes a number from 1 to 256, not", value);
-        o->threads = n;
-        return STELE_OK;
-    }
-}
-
 /* Cuts #WEIGHTS off a reference. */
 static enum stele_status take_weights(struct pull_options *o, char *reference, struct stele_error *err)
 {
     const char *word = store_weights(reference);
-    int weights = word && strcmp(word, "source") ? weights_of(word) : -1;
+    int weights = word && strcmp(word, "source") ? options_type(word) : -1;
     if (word && weights < 0 && strcmp(word, "source"))
-        return usage_error(err, "behind # there may be f32, bf16, f16, q8, q4 or source, not", word);
+        return options_wrong("pull", "behind # there may be f32, bf16, f16, q8, q4 or source, not", word, err);
     if (word && o->weights >= 0 && o->weights != weights)
-        return usage_error(err, "--weights names another type than", reference);
+        return options_wrong("pull", "--weights names another type than", reference, err);
     o->weights = word ? weights : o->weights;
     reference[strcspn(reference, "#")] = '\0';
     return STELE_OK;
@@ -217,68 +142,31 @@ static enum stele_status take_weights(struct pull_options *o, char *reference, s
 static enum stele_status read_options(struct pull_options *o, const char **ignored, bool *stats, int argc, char **argv,
                                       struct stele_error *err)
 {
-    static const struct option options[] = {{"output", required_argument, NULL, 'o'},
-                                            {"weights", required_argument, NULL, OPTION_WEIGHTS},
-                                            {"force", no_argument, NULL, 'f'},
-                                            {"connections", required_argument, NULL, OPTION_CONNECTIONS},
-                                            {"chunk", required_argument, NULL, OPTION_CHUNK},
-                                            {"memory", required_argument, NULL, OPTION_MEMORY},
-                                            {"timeout", required_argument, NULL, OPTION_TIMEOUT},
-                                            {"threads", required_argument, NULL, OPTION_THREADS},
-                                            {"ignore-key", required_argument, NULL, OPTION_IGNORE},
-                                            {"no-template", no_argument, NULL, OPTION_NO_TEMPLATE},
-                                            {"stats", no_argument, NULL, OPTION_STATS},
-                                            {"arrival", required_argument, NULL, OPTION_ARRIVAL},
-                                            {"help", no_argument, NULL, 'h'},
-                                            {0}};
-    size_t n = 0;
-    opterr = 0;
-    for (int c; (c = getopt_long(argc, argv, ":o:fh", options, NULL)) != -1;) {
-        enum stele_status status = STELE_OK;
-        switch (c) {
-        case 'o':
-            o->target = optarg;
-            break;
-        case 'f':
-            o->replace = true;
-            break;
-        case 'h':
-            fputs(usage, stdout);
-            exit(fflush(stdout) ? STELE_SYSTEM : STELE_OK);
-        case OPTION_WEIGHTS:
-            if ((o->weights = weights_of(optarg)) < 0)
-                return usage_error(err, "--weights takes f32, bf16, f16, q8 or q4, not", optarg);
-            break;
-        case OPTION_STATS:
-            *stats = true;
-            break;
-        case OPTION_NO_TEMPLATE:
-            o->no_template = true;
-            break;
-        case OPTION_IGNORE:
-            if (n + 1 >= IGNORED_MAX)
-                return usage_error(err, "too many --ignore-key, the last is", optarg);
-            ignored[n++] = optarg;
-            break;
-        case ':':
-            return usage_error(err, "a value is missing behind", argv[optind - 1]);
-        case '?':
-            return usage_error(err, "unknown option", argv[optind - 1]);
-        default:
-            status = read_count(o, c, optarg, err);
-        }
-        if (status != STELE_OK)
-            return status;
-    }
-    if (optind + 1 != argc)
-        return optind == argc ? stele_fail(err, STELE_USAGE, "no REF is named; `stele help pull` says more")
-                              : usage_error(err, "one REF is taken; there is also", argv[optind + 1]);
-    o->reference = argv[optind];
+    const struct program_option options[] = {
+        {"output", 'o', TAKES_TEXT, &o->target, 0, 0, 0},
+        {"weights", 0, TAKES_TYPE, &o->weights, 0, 0, 0},
+        {"force", 'f', TAKES_NOTHING, &o->replace, 0, 0, 0},
+        {"connections", 0, TAKES_COUNT, TO_NUMBER(o->connections), 1, 250},
+        {"chunk", 0, TAKES_SIZE, TO_NUMBER(o->chunk), 4096, 1 << 30},
+        {"memory", 0, TAKES_SIZE, TO_NUMBER(o->memory), 1 << 20, (uint64_t)1 << 40},
+        {"timeout", 0, TAKES_COUNT, TO_NUMBER(o->timeout_s), 1, 3600},
+        {"threads", 0, TAKES_COUNT, TO_NUMBER(o->threads), 1, 256},
+        {"ignore-key", 0, TAKES_KEYS, ignored, 0, 0, 0},
+        {"no-template", 0, TAKES_NOTHING, &o->no_template, 0, 0, 0},
+        {"stats", 0, TAKES_NOTHING, stats, 0, 0, 0},
+        {"arrival", 0, TAKES_COUNT, TO_NUMBER(o->channel), 3, 1 << 20},
+        {0},
+    };
+    enum stele_status status = options_read(options, "pull", usage, argc, argv, err);
+    if (status == STELE_OK)
+        status = options_operand(&o->reference, "REF", "pull", argc, argv, err);
+    if (status != STELE_OK)
+        return status;
     if (!store_is_reference(o->reference))
-        return usage_error(err, "a reference begins with hf:, s3:// or https://, unlike", o->reference);
+        return options_wrong("pull", "a reference begins with hf:, s3:// or https://, unlike", o->reference, err);
     for (const char *c = o->reference; *c; c++)
         if ((unsigned char)*c < 0x20 || *c == 0x7f)
-            return usage_error(err, "there is a control byte in", o->reference);
+            return options_wrong("pull", "there is a control byte in", o->reference, err);
     return take_weights(o, argv[optind], err);
 }
 
