@@ -90,6 +90,33 @@ uint32_t constant_of(struct compiler *c, struct template_constant k);
 bool code_is_text(const struct compiler *c, size_t from, uint32_t *string, const char **text,
                   size_t *length);
 
+/* ---- literals (template_literal.c) ---- */
+
+void string_literal(struct compiler *c);
+void number_literal(struct compiler *c);
+
+/* ---- filters and tests (template_apply.c) ---- */
+
+enum { ARGUMENTS_MAX = 64 };
+
+struct argument {
+    struct stretch code;
+    const struct token *keyword; /* NULL: by position */
+};
+
+/* What stands in ( ), its "(" taken; returns how many. Code of all, in the order of the text. */
+size_t arguments(struct compiler *c, struct argument list[ARGUMENTS_MAX]);
+void apply_filter(struct compiler *c); /* behind "|" */
+void filters(struct compiler *c);      /* all that follow a value: |name(...)|... */
+void apply_test(struct compiler *c);   /* behind "is" */
+
+#define COUNT(a) (sizeof(a) / sizeof *(a))
+
+static inline bool same(const char *name, const char *text, size_t length)
+{
+    return length && strlen(name) == length && !memcmp(name, text, length);
+}
+
 /* ---- expressions (template_expression.c): the code leaves the value on the stack ---- */
 
 void expression(struct compiler *c);       /* with `if` */
@@ -97,7 +124,6 @@ void expression_or(struct compiler *c);    /* without */
 void expression_tuple(struct compiler *c); /* a, b is a tuple */
 void expression_tuple_or(struct compiler *c);
 void expression_call(struct compiler *c); /* a name with what is called, no filters */
-/* The filters that follow a value: |name(...)|... */
-void filters(struct compiler *c);
+void expression_operand(struct compiler *c); /* without a sign */
 
 #endif

@@ -259,7 +259,7 @@ static bool items_filter(struct heap *h, const struct value *v, struct value *ou
         return usable(h, v) && value_generator(h, NULL, 0, out);
     if (v->kind != VALUE_DICT)
         return value_generator_broken(h, value_type(v), out);
-    return object_field(h, v, "items", 5, &method) && object_call(h, method.method, &none, &view) &&
+    return object_field(h, v, "items", 5, &method) && method_call(h, method.method, &none, &view) &&
            value_generator(h, view.items, view.count, out);
 }
 

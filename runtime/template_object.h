@@ -22,11 +22,15 @@ bool object_field(struct heap *h, const struct value *o, const char *name, size_
 bool object_item(struct heap *h, const struct value *o, const struct value *key, struct value *out);
 bool object_slice(struct heap *h, const struct value *o, const struct value bounds[3],
                   struct value *out);
-bool object_call(struct heap *h, const struct method *method, const struct arguments *a,
-                 struct value *out);
 bool namespace_set(struct heap *h, struct namespace *space, struct value name,
                    const struct value *value);
-/* Functions of template.def. */
+/* Methods (template_method.c): the number of that which values of this kind have by this name. */
+bool method_find(uint32_t *id, uint8_t kind, const char *name, size_t bytes);
+bool method_call(struct heap *h, const struct method *method, const struct arguments *a,
+                 struct value *out);
+bool want_whole(struct heap *h, const struct value *v, int64_t *out); /* a failure if it is no whole number */
+
+/* Functions of template.def (template_function.c). */
 bool function_call(struct heap *h, uint32_t function, const struct arguments *a,
                    const struct tm *now, struct value *out);
 

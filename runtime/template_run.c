@@ -563,7 +563,7 @@ static bool call(struct machine *m, const struct template_op *op)
     case VALUE_MACRO:
         return call_macro(m, v->macro, &a);
     case VALUE_METHOD:
-        return object_call(m->h, v->method, &a, &out) && push(m, out);
+        return method_call(m->h, v->method, &a, &out) && push(m, out);
     case VALUE_FUNCTION:
         return function_call(m->h, v->count, &a, m->now, &out) && push(m, out);
     case VALUE_UNDEFINED:
