@@ -296,15 +296,18 @@ static enum stele_status read_index(struct packed_index *out, int fd, const char
 }
 
 /* Every byte of what was unpacked, by the digests in it. */
-static enum stele_status check_image(const char *path, struct stele_error *err)
+static enum stele_status check_image(int fd, const char *source, struct stele_error *err)
 {
+    char path[64];
     struct image *image;
-    enum stele_status status = image_open(&image, path, err);
-    if (status != STELE_OK)
-        return status;
-    status = image_verify(image, &(struct image_watch){0}, err);
-    image_close(image);
-    return status;
+    struct stele_error why;
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd); /* it has no other name yet */
+    enum stele_status status = image_open(&image, path, &why);
+    if (status == STELE_OK) {
+        status = image_verify(image, &(struct image_watch){0}, &why);
+        image_close(image);
+    }
+    return status == STELE_OK ? status : stele_fail(err, status, "%s: what it unpacks to: %s", source, why.text);
 }
 
 static enum stele_status unpack(const struct words *w, struct stele_error *err)
@@ -323,7 +326,7 @@ static enum stele_status unpack(const struct words *w, struct stele_error *err)
         status = batch_status(&b, err);
     }
     if (status == STELE_OK)
-        status = check_image(out.temporary, err);
+        status = check_image(out.fd, w->source, err);
     if (status == STELE_OK)
         status = placed_finish(&out, err);
     placed_close(&out);
@@ -352,6 +355,10 @@ static int run(struct words *w, enum stele_status (*work)(const struct words *, 
     signal(SIGBUS, on_sigbus);
     w->threads = cpus_threads(THREADS_MAX);
     enum stele_status status = read_words(w, argc, argv, &err);
+    struct stat source, target;
+    if (status == STELE_OK && !stat(w->source, &source) && !stat(w->target, &target) && source.st_dev == target.st_dev &&
+        source.st_ino == target.st_ino)
+        status = stele_fail(&err, STELE_USAGE, "%s: is the file that is read; name another one", w->target);
     if (status == STELE_OK)
         status = work(w, &err);
     if (status != STELE_OK)

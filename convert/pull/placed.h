@@ -8,7 +8,8 @@
 
 struct placed {
     const char *path; /* of the target; the caller's */
-    char *temporary;
+    char *temporary; /* the name that it has before its own */
+    bool named;      /* the file is there; else it has no name yet */
     bool replace;
     int fd;
 };

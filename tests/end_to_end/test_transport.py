@@ -5,6 +5,8 @@ import os
 import random
 import shutil
 import struct
+import subprocess
+import time
 
 from harness import *
 from servers import Web, scratch
@@ -49,6 +51,32 @@ def a_packed_image_is_one_that_the_zstd_program_reads_through():
 def floats_of_a_trained_model_become_smaller():
     source = image("trained12M", "bf16")
     assert os.path.getsize(packed(source)) <= 0.72 * os.path.getsize(source)
+
+
+@test
+def a_kill_leaves_nothing_beside_the_target():
+    source = image(MIDDLE, "f32")
+    small = packed(source)
+    for verb, read in (("pack", source), ("unpack", small)):
+        for i in range(8):
+            target = fresh("killed") / "target"
+            p = subprocess.Popen([BUILD / "stele", verb, read, "-o", target])
+            time.sleep(0.01 + 0.02 * i)
+            p.kill()
+            if p.wait():
+                assert not list(target.parent.iterdir()), (verb, list(target.parent.iterdir()))
+
+
+@test
+def the_file_that_is_read_is_not_replaced():
+    source = fresh("own") / "x.stele"
+    shutil.copyfile(image(DEMO), source)
+    stele("pack", source, "-o", source, "-f").exits(2, "is the file that is read")
+    same_bytes(source, image(DEMO))
+    small = packed(source)
+    before = small.read_bytes()
+    stele("unpack", small, "-o", small, "-f").exits(2, "is the file that is read")
+    assert small.read_bytes() == before
 
 
 @test
