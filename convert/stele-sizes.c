@@ -325,9 +325,20 @@ static enum stele_status sizes(const struct settings *s, struct stele_error *err
     return status;
 }
 
+/* A source file became shorter while it was mapped, or cannot be read. */
+static void on_sigbus(int number)
+{
+    static const char text[] = "stele sizes: the file was cut short or cannot be read\n";
+    (void)number;
+    ssize_t ignored = write(STDERR_FILENO, text, sizeof text - 1);
+    (void)ignored;
+    _exit(STELE_DAMAGED);
+}
+
 int main(int argc, char **argv)
 {
     hold_standard_descriptors();
+    signal(SIGBUS, on_sigbus);
     signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error with a sentence */
     const char *ignored[IGNORED_MAX] = {NULL};
     struct stele_error err = {0};

@@ -389,6 +389,19 @@ def an_image_cut_short_while_in_use_ends_with_4_and_the_answer_so_far():
     assert r.out.strip()
 
 
+@slow
+def an_image_cut_short_at_any_moment_ends_no_verb_by_a_signal():
+    rng, path = np.random.default_rng(12), fresh("cut") / "cut.stele"
+    for verb in ("sizes", "verify", "warm", "inspect"):
+        for _ in range(120):
+            shutil.copyfile(wide(), path)
+            p = subprocess.Popen([BUILD / "stele", verb, path], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            time.sleep(rng.uniform(0, 0.02))
+            os.truncate(path, int(rng.choice([0, 4096, 8192])))
+            err = p.communicate()[1]
+            assert p.returncode >= 0, (verb, p.returncode, err)
+
+
 @test
 def an_image_written_to_while_in_use_ends_with_4():
     path = copy_of(long_image())
