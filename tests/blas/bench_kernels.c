@@ -13,7 +13,7 @@
  *
  * Times are CPU times, those of attend of the clock. A bound is measured right beside each run; figures are medians over
  * the runs, the share is the median of shares, spread is the distance from the first to the third quartile of shares over
- * their median. A share of a bound above SHARE_MOST is exit 1: then the bound is none.
+ * their median. Where even the first quartile of shares is above SHARE_MOST, it is exit 1: then the bound is none.
  *
  *   bench_kernels [-r RUNS] [TABLE [TYPE [decode|prefill|attend]]] */
 #include <dlfcn.h>
@@ -155,8 +155,8 @@ static void figure_print(struct figure *f, const char *table, const char *type, 
     else
         printf("      -\n");
     fflush(stdout);
-    if (share > SHARE_MOST && !f->compares) {
-        fprintf(stderr, "bench_kernels: %s %s %s: %.1f %% of its bound, which is none\n", table, type, what, 100 * share);
+    if (f->share[f->runs / 4] > SHARE_MOST && !f->compares) {
+        fprintf(stderr, "bench_kernels: %s %s %s: %.1f %% of a bound that is none\n", table, type, what, 100 * share);
         bounds_hold = false;
     }
 }
