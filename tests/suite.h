@@ -7,7 +7,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-/* Check's own note down in a file that they came by, each time that they hold: for a million of them that is seconds. */
+/* Check's own note in a file, each time that they hold, that they came by: for a million of them that is seconds. */
 #undef ck_assert_msg
 #undef ck_assert
 #define ck_assert_msg(holds, ...) \

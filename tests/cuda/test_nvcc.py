@@ -9,6 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "end_to_end"))
 from harness import *
+from workshop import slow
 
 NVCC = os.environ.get("NVCC") or shutil.which("nvcc")
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
@@ -66,11 +67,8 @@ def every_sum_and_product_is_rounded_once_and_none_is_fused_by_the_compiler():
     assert ".ftz" not in text and ".approx" not in text and ".f64" not in text
 
 
-if NVCC:
-    test(every_sum_and_product_is_rounded_once_and_none_is_fused_by_the_compiler)
-    test(kernels_compile_without_warnings_and_spills_within_registers_and_shared_memory)
-else:
-    test(needs=Path("nvcc"))(every_sum_and_product_is_rounded_once_and_none_is_fused_by_the_compiler)
-    test(needs=Path("nvcc"))(kernels_compile_without_warnings_and_spills_within_registers_and_shared_memory)
+for f in (every_sum_and_product_is_rounded_once_and_none_is_fused_by_the_compiler,
+          kernels_compile_without_warnings_and_spills_within_registers_and_shared_memory):
+    slow(needs=Path(NVCC or "nvcc"))(f)
 
 finish()

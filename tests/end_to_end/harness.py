@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from pathlib import Path
@@ -78,6 +79,7 @@ def data(path):
 
 
 _images = {}
+_converting = threading.Lock()
 
 
 def image(source, weights="f32"):
@@ -85,10 +87,11 @@ def image(source, weights="f32"):
     once a script."""
     folder = source if isinstance(source, Path) else DATA / "models" / source
     key = (str(folder), weights)
-    if key not in _images:
-        target = SCRATCH / f"{folder.name}-{len(_images)}.{weights}.stele"
-        stele("convert", folder, "-o", target, *(["--weights", weights] if weights else [])).exits(0)
-        _images[key] = target
+    with _converting:
+        if key not in _images:
+            target = SCRATCH / f"{folder.name}-{len(_images)}.{weights}.stele"
+            stele("convert", folder, "-o", target, *(["--weights", weights] if weights else [])).exits(0)
+            _images[key] = target
     return _images[key]
 
 
@@ -98,35 +101,54 @@ def forget_images():
         _images.popitem()[1].unlink()
 
 
-def test(function=None, *, needs=None):
-    """Runs the function at once and counts it."""
+_counting = threading.Lock()
+_beside = []  # threads of tests that wait
+
+
+def _judge(f):
+    """Runs the test and counts it."""
+    global passed, failed
+    name, begin = f.__name__.replace("_", " "), time.monotonic()
+    try:
+        f()
+        wrong = None
+    except Exception:  # noqa: BLE001 - a failing test of any kind
+        wrong = traceback.format_exc(limit=-2)[-1500:]
+    took = time.monotonic() - begin
+    note = f"  ({took:.1f} s)" if took > 0.5 else ""
+    with _counting:
+        if wrong:
+            failed += 1
+            print(f"FAIL  {name}{note}\n{wrong}", flush=True)
+        else:
+            passed += 1
+            print(f"ok    {name}{note}", flush=True)
+
+
+def test(function=None, *, needs=None, waits=False):
+    """Runs the function at once and counts it; one that waits for servers more than it computes runs beside those that
+    follow it, which must not mind."""
 
     def run(f):
-        global passed, failed, skipped
+        global skipped
         if only and f.__name__ not in only:
             return f
-        name = f.__name__.replace("_", " ")
         missing = [n for n in (needs if isinstance(needs, (list, tuple)) else [needs]) if n and not n.exists()]
         if missing:
             skipped += 1
-            print(f"skip  {name}  (no {missing[0].name})")
-            return f
-        begin = time.monotonic()
-        took = lambda: f"  ({s:.1f} s)" if (s := time.monotonic() - begin) > 0.5 else ""
-        try:
-            f()
-            passed += 1
-            print(f"ok    {name}{took()}")
-        except Exception:  # noqa: BLE001 - a failing test of any kind
-            failed += 1
-            print(f"FAIL  {name}")
-            print(traceback.format_exc(limit=-2)[-1500:])
-        sys.stdout.flush()
+            print(f"skip  {f.__name__.replace('_', ' ')}  (no {missing[0].name})")
+        elif waits:
+            _beside.append(threading.Thread(target=_judge, args=(f,), daemon=True))
+            _beside[-1].start()
+        else:
+            _judge(f)
         return f
 
     return run(function) if function else run
 
 
 def finish():
+    for thread in _beside:
+        thread.join()
     print(f"{passed} passed, {failed} failed, {skipped} skipped")
     sys.exit(1 if failed else 0)

@@ -7,6 +7,7 @@
     store = Store()
 """
 import atexit
+import itertools
 import json
 import os
 import shlex
@@ -26,13 +27,11 @@ S3_TOOL = data("tools/s3/s3-server")
 
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers end with a test that is ended
 
-_made = 0
+_made = itertools.count(1)
 
 
 def scratch(name):
-    global _made
-    _made += 1
-    folder = SCRATCH / f"{name}-{_made}"
+    folder = SCRATCH / f"{name}-{next(_made)}"
     folder.mkdir()
     folder.chmod(0o755)
     return folder
@@ -61,7 +60,7 @@ http {{
     access_log {dir}/access.log short;
     keepalive_requests 100000;
     default_type application/octet-stream;
-    map $request_id $unlucky {{ "~^[0-4]" 1; default 0; }}
+    map $request_id $unlucky {{ "~^[01]" 1; default 0; }}
     server {{
         listen 127.0.0.1:{port};
         location /plain/ {{ alias {root}/; }}
@@ -237,10 +236,14 @@ class Hub(Tool):
         self.env = {"HF_ENDPOINT": self.env["HF_ENDPOINT"], "HF_HOME": str(home), "HOME": str(home), "HF_TOKEN": ""}
         self.plain = self.exported["HUB_PLAIN"]
         self.log = Path(self.exported["HUB_LOG"])
+        self.seen = 0
 
     def requests(self):
+        """What the log says of each since the last call."""
         time.sleep(0.05)
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
+        lines = self.log.read_text().splitlines()
+        new, self.seen = lines[self.seen :], len(lines)
+        return [json.loads(line) for line in new]
 
 
 class Store(Tool):

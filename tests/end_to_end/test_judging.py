@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 
 from harness import *
-from workshop import copied, edit_json, fresh, llama, llama_config, logits, read_safetensors, slow, write_safetensors
+from workshop import FAST, copied, edit_json, fresh, llama, llama_config, logits, read_safetensors, slow, write_safetensors
 
 TRAINED = data("models/trained12M")
 STORIES = data("models/stories260K")
@@ -76,7 +76,7 @@ def mean_nll(img, ids, length, stride, bos):
 # ---- perplexity ----
 
 
-@test(needs=HELDOUT)
+@slow(needs=HELDOUT)
 def perplexity_of_the_trained_model_is_that_of_transformers():
     want = json.loads((TRAINED / "golden.json").read_text())["heldout"]
     got = perplexity(image("trained12M"), HELDOUT, "--context", want["window"])
@@ -187,7 +187,7 @@ def an_id_beyond_the_head_is_refused_wherever_steps_are_cut():
 @test(needs=HELDOUT)
 def divergences_are_those_of_the_logits():
     img, reference = image("trained12M", "q4"), image("trained12M")
-    text = HELDOUT.read_bytes()[:1200]
+    text = HELDOUT.read_bytes()[: 400 if FAST else 1200]
     ids = ids_of(img, text)
     for length, stride in [(64, 64), (64, 20)]:
         got = kld(img, reference, short(text), "--context", length, "--stride", stride, "--bos", "none")
@@ -216,7 +216,7 @@ def an_image_does_not_diverge_from_itself():
 
 @test(needs=HELDOUT)
 def more_bits_diverge_less():
-    mean = {w: kld(image("trained12M", w), image("trained12M"), HELDOUT, "--bytes", 4000)["mean"] for w in ["bf16", "q8", "q4"]}
+    mean = {w: kld(image("trained12M", w), image("trained12M"), HELDOUT, "--bytes", 1000 if FAST else 4000)["mean"] for w in ["bf16", "q8", "q4"]}
     assert mean["bf16"] < mean["q8"] < mean["q4"], mean
     text = stele("kld", image("trained12M", "q8"), "--reference", image("trained12M"), HELDOUT, "--bytes", 500).exits(0).text
     for part in ["KL divergence", "90 % below", "same top token", "ratio", "definition"]:
@@ -327,7 +327,7 @@ def same(a, b, but=()):
 
 SIZED = [ZOO / m for m in ["llama", "llama-odd", "llama-bias", "qwen2", "qwen3-moe", "phi3", "granite", "gemma2"]] + [STORIES, TRAINED]
 
-for folder in SIZED:
+for folder in SIZED[1::4] if FAST else SIZED:
 
     @test(needs=folder)
     def sizes_are_those_of_the_image_that_convert_writes(folder=folder):

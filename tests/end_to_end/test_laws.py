@@ -133,9 +133,11 @@ def threads_that_wait_for_the_next_op_seldom_sleep_however_few_cores_there_are()
         stele("run", path, "--ids", "1 2 3", "-n", 500, "--print", "ids", "--threads", threads).exits(0)
         return resource.getrusage(resource.RUSAGE_CHILDREN).ru_nvcsw - before
 
-    alone, many = sleeps(1), min(sleeps(4) for _ in range(3))
+    alone, many = sleeps(1), []
+    while len(many) < 3 and min(many, default=1e9) > alone + 500:
+        many.append(sleeps(4))
     print(f"      500 tokens: {alone} sleeps with one thread, {many} with four")
-    assert many <= alone + 500, (alone, many)
+    assert min(many) <= alone + 500, (alone, many)
 
 
 @test

@@ -4,6 +4,7 @@
 whatever the server does, the answer is that image or a sentence."""
 import base64
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -24,9 +25,12 @@ ROOT_FOLDER = scratch("root")
 web = Web(ROOT_FOLDER, tls=True)
 
 
+_served = itertools.count()
+
+
 def served(folder, name=None):
     """Puts a checkpoint under the web server; its path there."""
-    name = name or f"{folder.name}-{len(list(ROOT_FOLDER.iterdir()))}"
+    name = name or f"{folder.name}-{next(_served)}"
     shutil.copytree(folder, ROOT_FOLDER / name)
     return name
 
@@ -157,22 +161,23 @@ def redirects_are_followed_and_leave_credentials_behind():
     pull(web.round + demo).exits(6, "redirect")
 
 
-@test
+@test(waits=True)
 def refusals_that_pass_are_tried_again():
-    r = pull(web.flaky + middle, "--chunk", "1M", "--stats").exits(0)
+    r = pull(web.flaky + middle, "--chunk", "256K", "--stats").exits(0)
     assert r.stats["retries"] > 0
     same_image(r.target, converted(MIDDLE))
 
 
-@test
-def refusals_that_stay_are_a_sentence_and_leave_nothing():
-    for path, says in [("broken", "status 503"), ("busy", "status 429"), ("private", "status 401"), ("plain/absent", "status 404")]:
+for path, says in {"broken": "status 503", "busy": "status 429", "private": "status 401", "plain/absent": "status 404"}.items():
+
+    @test(waits=True)
+    def refusals_that_stay_are_a_sentence_and_leave_nothing(path=path, says=says):
         r = pull(f"{web.base}{path}/{demo}").exits(6, says, "config.json")
         assert r.error.count("\n") == 1, r.error
         nothing_left(r.target)
 
 
-@test
+@test(waits=True)
 def what_cannot_be_reached_is_a_sentence():
     for url, says in [("http://127.0.0.1:1/x", "connect"), ("https://no-such-host.invalid/x", "resolve")]:
         r = pull(url).exits(6, says)
@@ -254,7 +259,7 @@ def too_small_a_window_is_refused_with_the_size_that_does():
     nothing_left(r.target)
 
 
-@test
+@test(waits=True)
 def progress_is_for_terminals_and_run_knows_no_network():
     slow = Web(ROOT_FOLDER, rate="3m")
     target = fresh("t") / "x.stele"
@@ -323,7 +328,7 @@ def a_number_that_is_none_is_named_and_leaves_nothing():
 # ---- going on ----
 
 
-@test
+@test(waits=True)
 def killed_at_random_moments_it_goes_on_and_ends_with_the_same_bytes():
     rng, made, size = random.Random(5), converted(MIDDLE), (MIDDLE / "model.safetensors").stat().st_size
     slow = Web(ROOT_FOLDER, rate="1m")
@@ -343,7 +348,7 @@ def killed_at_random_moments_it_goes_on_and_ends_with_the_same_bytes():
     assert os.listdir(target.parent) == ["x.stele"]
 
 
-@test
+@test(waits=True)
 def a_server_without_ranges_is_read_again_and_what_was_packed_stays():
     slow = Web(ROOT_FOLDER, rate="3m")
     target = fresh("t") / "x.stele"
@@ -358,7 +363,7 @@ def a_server_that_names_no_state_of_a_file_is_pulled_from():
     same_image(pull(web.silent + middle, "--chunk", "1M").exits(0).target, converted(MIDDLE))
 
 
-@test
+@test(waits=True)
 def another_source_or_other_options_start_over_and_say_so():
     slow = Web(ROOT_FOLDER, rate="2m")
     folder = copied(MIDDLE)
@@ -378,7 +383,7 @@ def another_source_or_other_options_start_over_and_say_so():
     same_image(target, converted(ROOT_FOLDER / name))
 
 
-@test
+@test(waits=True)
 def a_source_that_changes_while_it_is_fetched_is_begun_again():
     slow = Web(ROOT_FOLDER, rate="2m")
     name, target = served(copied(MIDDLE)), fresh("t") / "x.stele"
@@ -408,7 +413,7 @@ def a_full_disk_is_a_sentence_and_the_next_pull_ends_well():
     same_image(target, converted(MIDDLE))
 
 
-@test
+@test(waits=True)
 def two_pulls_into_one_target_do_not_disturb_each_other():
     slow = Web(ROOT_FOLDER, rate="8m")
     target = fresh("t") / "x.stele"

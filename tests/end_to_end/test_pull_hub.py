@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """stele pull hf:ORG/NAME: the hub's conventions, its digests and its faults, against nginx with the answers that the real
 hub and its content network give (test data, tools/hub)."""
+import functools
 import json
 import os
 import shutil
@@ -23,8 +24,15 @@ for _name, _source in {"org/demo": DEMO, "org/demo@v1": DEMO, "org/middle": MIDD
 (ROOT_FOLDER / "org/templates/additional_chat_templates/.hidden").write_text("x")
 
 
-def hub_test(function):
-    return test(needs=HUB_TOOL)(function)
+def hub_test(function=None, waits=False):
+    mark = test(needs=HUB_TOOL, waits=waits)
+    return mark(function) if function else mark
+
+
+@functools.cache
+def plain_hub():
+    """The hub of tests that want nothing of it."""
+    return Hub(ROOT_FOLDER)
 
 
 def pull(hub, reference, *options, env=None, target=None):
@@ -49,7 +57,8 @@ def nothing_left(target):
 
 @hub_test
 def a_model_of_the_hub_is_pinned_to_its_commit_and_digests_are_recorded():
-    hub = Hub(ROOT_FOLDER)
+    hub = plain_hub()
+    hub.requests()
     r = pull(hub, "hf:org/demo", "--weights", "q8").exits(0)
     same_identity(r.target, image(DEMO, "q8"))
     p = provenance(r.target)
@@ -60,33 +69,31 @@ def a_model_of_the_hub_is_pinned_to_its_commit_and_digests_are_recorded():
     other = pull(hub, "hf:org/demo@v1").exits(0)
     assert provenance(other.target)["source"]["revision"] != p["source"]["revision"]
     same_identity(other.target, converted(ROOT_FOLDER / "org/demo@v1"))
-    hub.stop()
 
 
 @hub_test
 def templates_beside_the_chat_template_come_with_it():
-    hub = Hub(ROOT_FOLDER)
+    hub = plain_hub()
     r = pull(hub, "hf:org/templates", "--weights", "q8").exits(0)
     same_identity(r.target, converted(ROOT_FOLDER / "org/templates", "--weights", "q8"))
     assert ImageFile.read(r.target).identity != ImageFile.read(image(DEMO, "q8")).identity
     assert os.listdir(r.target.parent) == ["model.stele"]
-    hub.stop()
 
 
 @hub_test
 def the_file_is_asked_for_once_and_its_network_address_is_kept():
-    hub = Hub(ROOT_FOLDER)
+    hub = plain_hub()
+    hub.requests()
     pull(hub, "hf:org/middle", "--chunk", "256K").exits(0)
     resolved = [q for q in hub.requests() if q["role"] == "resolve" and "model.safetensors" in q["uri"]]
     assert len(resolved) == 1, resolved
-    hub.stop()
 
 
-@hub_test
+@hub_test(waits=True)
 def an_address_that_expires_is_asked_for_again():
     hub = Hub(ROOT_FOLDER, "--cdn-ttl", "1", "--rate", "1M")
     r = pull(hub, "hf:org/middle", "--chunk", "256K", "--connections", "1").exits(0)
-    same_identity(r.target, converted(MIDDLE))
+    same_identity(r.target, image(MIDDLE, None))
     hub.stop()
 
 
@@ -116,7 +123,7 @@ def tokens_come_from_the_environment_or_the_file_and_go_to_the_hub_only():
     hub.stop()
 
 
-@hub_test
+@hub_test(waits=True)
 def a_byte_flipped_on_the_way_is_caught_and_leaves_nothing():
     hub = Hub(ROOT_FOLDER, "--fault", "corrupt,on=cdn,every=5")
     r = pull(hub, "hf:org/middle", "--chunk", "256K").exits(4, "model.safetensors", "SHA-256", "states")
@@ -124,9 +131,10 @@ def a_byte_flipped_on_the_way_is_caught_and_leaves_nothing():
     hub.stop()
 
 
-@hub_test
-def small_files_are_checked_too():
-    for fault in ["corrupt,on=small,path=*tokenizer.json", "truncate,on=small,path=*config.json"]:
+for fault in ["corrupt,on=small,path=*tokenizer.json", "truncate,on=small,path=*config.json"]:
+
+    @hub_test(waits=True)
+    def small_files_are_checked_too(fault=fault):
         hub = Hub(ROOT_FOLDER, "--fault", fault)
         r = pull(hub, "hf:org/demo", "--timeout", "2")
         assert r.code in (4, 6), (r.code, r.error)
@@ -135,24 +143,24 @@ def small_files_are_checked_too():
         hub.stop()
 
 
-@hub_test
-def faults_that_pass_cost_retries_and_not_a_byte():
-    made = converted(MIDDLE)
-    for faults in [
-        ["cut,every=3"],
-        ["truncate,every=4"],
-        ["503,every=3", "429,every=7,retry-after=1"],
-        ["no-range,on=cdn,after=2,every=4"],
-        ["stall,on=cdn,after=1,first=2"],
-    ]:
+for faults in [
+    ["cut,every=3"],
+    ["truncate,every=4"],
+    ["503,every=3", "429,every=7,retry-after=1"],
+    ["no-range,on=cdn,after=2,every=4"],
+    ["stall,on=cdn,after=1,first=2"],
+]:
+
+    @hub_test(waits=True)
+    def faults_that_pass_cost_retries_and_not_a_byte(faults=faults):
         hub = Hub(ROOT_FOLDER, *[x for f in faults for x in ("--fault", f)])
         r = pull(hub, "hf:org/middle", "--chunk", "256K", "--timeout", "2", "--stats").exits(0)
-        same_identity(r.target, made)
+        same_identity(r.target, image(MIDDLE, None))
         assert r.stats["retries"] > 0, (faults, r.stats)
         hub.stop()
 
 
-@hub_test
+@hub_test(waits=True)
 def faults_that_stay_are_a_sentence_and_what_came_is_kept():
     hub = Hub(ROOT_FOLDER, "--fault", "503,on=cdn,after=12")
     r = pull(hub, "hf:org/middle", "--chunk", "256K", "--connections", "2").exits(6, "503", "is kept")
@@ -160,13 +168,13 @@ def faults_that_stay_are_a_sentence_and_what_came_is_kept():
     hub = Hub(ROOT_FOLDER)
     r = pull(hub, "hf:org/middle", "--stats", target=r.target).exits(0, "going on")
     assert r.stats["resumed_bytes"] > 0
-    same_identity(r.target, converted(MIDDLE))
+    same_identity(r.target, image(MIDDLE, None))
     hub.stop()
 
 
 @hub_test
 def a_snapshot_in_the_hubs_cache_is_used_and_not_touched():
-    hub = Hub(ROOT_FOLDER)
+    hub = plain_hub()
     revision = provenance(pull(hub, "hf:org/demo").exits(0).target)["source"]["revision"]
     cache = scratch("cache")
     snapshot = cache / "models--org--demo" / "snapshots" / revision
@@ -184,10 +192,9 @@ def a_snapshot_in_the_hubs_cache_is_used_and_not_touched():
     (snapshot / "tokenizer.json").unlink()  # not whole: fetched, since the hub says what there is
     r = pull(hub, "hf:org/demo", "--weights", "q8", env=env).exits(0)
     same_identity(r.target, image(DEMO, "q8"))
-    hub.stop()
 
 
-@hub_test
+@hub_test(waits=True)
 def tls_and_http_2():
     hub = Hub(ROOT_FOLDER, "--tls", "--http2")
     same_identity(pull(hub, "hf:org/demo", env={"CURL_CA_BUNDLE": hub.exported["HUB_CA"]}).exits(0).target, image(DEMO, None))

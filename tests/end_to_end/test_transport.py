@@ -159,10 +159,11 @@ def a_finished_image_is_pulled_plain_and_packed():
     assert os.listdir(target.parent) == []
 
 
-@test
-def a_finished_image_that_was_cut_off_goes_on():
-    slow = Web(ROOT_FOLDER, rate="2m")
-    for name in ["m.stele", "m.stele.zst"]:
+for name in ["m.stele", "m.stele.zst"]:
+
+    @test(waits=True)
+    def a_finished_image_that_was_cut_off_goes_on(name=name):
+        slow = Web(ROOT_FOLDER, rate="2m")
         target, rng, kills = fresh("t") / "x.stele", random.Random(2), 0
         options = ["--chunk", "256K", "--memory", "6M", "--connections", "3"]
         for _ in range(4):

@@ -4,6 +4,7 @@
     folder = llama("odd", hidden=72, ffn=100)         # a Llama of random f32 weights, in SCRATCH
     tensors = read_safetensors(path)                  # {name: (dtype, shape, bytes)}
     write_safetensors(path, tensors)                  # the same back"""
+import itertools
 import json
 import os
 import shutil
@@ -101,14 +102,12 @@ def read_safetensors(path):
 
 # ---- models ----
 
-_made = 0
+_made = itertools.count(1)
 
 
 def fresh(name):
     """A new empty folder of that name."""
-    global _made
-    _made += 1
-    folder = SCRATCH / f"made-{_made}" / name
+    folder = SCRATCH / f"made-{next(_made)}" / name
     folder.mkdir(parents=True)
     return folder
 
@@ -187,14 +186,9 @@ def converted(folder, *options):
     return target
 
 
-_logits_made = 0
-
-
 def logits(img, ids, *options, env=None):
     """Logits [len(ids)][vocabulary] of `stele logprobs --dump-logits`."""
-    global _logits_made
-    _logits_made += 1
-    dump = SCRATCH / f"logits-{_logits_made}.bin"
+    dump = fresh("logits") / "logits.bin"
     r = stele("logprobs", img, "--ids", " ".join(map(str, ids)), "--dump-logits", dump, *options, env=env)
     r.exits(0)
     found = np.fromfile(dump, "<f4").reshape(len(ids), -1)
