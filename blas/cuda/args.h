@@ -17,21 +17,19 @@
     X(dot_f16_1, dot, 128)       \
     X(dot_f16_4, dot, 128)       \
     X(dot_f16_8, dot, 128)       \
-    X(dot_q8_1, dot, 128)        \
-    X(dot_q8_4, dot, 128)        \
-    X(dot_q8_8, dot, 128)        \
-    X(dot_q4_1, dot, 128)        \
-    X(dot_q4_4, dot, 128)        \
-    X(dot_q4_8, dot, 128)        \
-    X(dot_mxfp4_1, dot, 128)     \
-    X(dot_mxfp4_4, dot, 128)     \
-    X(dot_mxfp4_8, dot, 128)     \
-    X(mma_q8, dot, 128)          \
-    X(mma_q4, dot, 128)          \
-    X(mma_mxfp4, dot, 128)       \
+    X(dot_q8_8, dot, 256)        \
+    X(dot_q8_32, dot, 128)       \
+    X(dot_q8_128, dot, 256)      \
+    X(dot_q4_8, dot, 256)        \
+    X(dot_q4_32, dot, 128)       \
+    X(dot_q4_128, dot, 256)      \
+    X(dot_mxfp4_8, dot, 256)     \
+    X(dot_mxfp4_32, dot, 128)    \
+    X(dot_mxfp4_128, dot, 256)   \
     X(norm, norm, 256)           \
     X(rope_kv, rope_kv, 128)     \
     X(attend, attend, 128)       \
+    X(attend_rows, attend, 128)  \
     X(attend_join, attend, 128)  \
     X(route, route, 128)         \
     X(group, group, 128)         \
@@ -51,9 +49,10 @@ enum cuda_kernel {
 enum {
     DOT_ITEMS =
         256, /* sums of blocks that a block of the dot kernels keeps, for each row: divided by the rows of a tile */
-    MMA_PANELS = 8, /* panels and rows that one block of the mma kernels makes */
-    MMA_ROWS = 32,
+    TILE_PANELS = 8, /* panels and rows that one block of dot_TYPE_128 makes */
+    TILE_ROWS = 128,
     ATTEND_HEADS = 4, /* query heads that one block attends for: a warp each */
+    ATTEND_ROWS = 4,  /* rows of one sequence that a warp attends for, where there are many */
     DOT_TILES_MAX = 1 << 30,
 };
 
@@ -71,9 +70,10 @@ struct tile {
 
 struct args_quantise {
     struct rows_at in;
-    int8_t *q;    /* [row][k32] */
-    float *scale; /* [row][k32 / 32] */
+    int8_t *q;    /* [row][q_stride] */
+    float *scale; /* [row][scale_stride] */
     uint64_t k;
+    uint32_t q_stride, scale_stride;
     uint32_t count;
     const uint32_t *pairs, *pair_count; /* the rows to take; NULL: all */
 };
@@ -83,13 +83,14 @@ struct args_dot {
     const uint8_t *panels;
     uint64_t panel_bytes, k;
     uint32_t n_panels, width; /* numbers of a result row; less than its panels make where rows are not padded */
-    uint32_t span;            /* panels of a block of the dot kernels */
+    uint32_t span;            /* panels of a block, of floats */
     uint32_t count;           /* rows; without tiles */
     uint32_t tiles;           /* tiles of rows: of all, or at most of all experts */
     /* activations: floats, or integers and scales as quantise leaves them */
     struct rows_at x;
     const int8_t *q;
     const float *q_scale;
+    uint32_t q_stride, scale_stride; /* multiples of 32 bytes and of 8 numbers */
     /* experts; NULL: none */
     const struct tile *tile;
     const uint32_t *pairs;
@@ -107,6 +108,9 @@ struct args_norm {
     const float *weight;
     uint64_t n;
     float epsilon;
+    uint32_t q_stride, scale_stride;
+    int8_t *q; /* the results as quantise leaves them, too; NULL: not wanted */
+    float *scale;
 };
 
 struct step_row {

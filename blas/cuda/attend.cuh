@@ -33,18 +33,13 @@ struct attend_head {
     uint32_t n;        /* head_dim */
 };
 
-/* Maximum, sum and exponentials of a block. */
-DEVICE void attend_scores(const struct args_attend *a, const struct attend_head *h, float *max, float *sum)
+/* The scores of a lane's two places become exponentials, of places that are seen; all lanes get maximum and sum. */
+DEVICE void attend_weigh(const struct args_attend *a, uint32_t first, uint32_t last, float score[2], float *max,
+                         float *sum)
 {
-    const uint32_t lane = thread_index() % 32, place = 2 * lane;
-    const uint64_t at = kv_key_index(h->n, place, 0);
-    const bool seen[2] = {place >= h->first && place < h->last, place + 1 >= h->first && place + 1 < h->last};
-    float score[2] = {0, 0}, largest = -INFINITE;
-    for (uint32_t d = 0; d < h->n; d++) {
-        const struct pair key = kv_pair(a->kv.f16, h->kv, at + d * PANEL_ROWS);
-        score[0] = fmaf(key.even, h->q[d], score[0]);
-        score[1] = fmaf(key.odd, h->q[d], score[1]);
-    }
+    const uint32_t place = thread_index() % 32 * 2;
+    const bool seen[2] = {place >= first && place < last, place + 1 >= first && place + 1 < last};
+    float largest = -INFINITE;
     UNROLL for (uint32_t i = 0; i < 2; i++)
     {
         score[i] = score[i] * a->scale;
@@ -57,13 +52,25 @@ DEVICE void attend_scores(const struct args_attend *a, const struct attend_head 
         const float other = xor_float(largest, step);
         largest = other > largest ? other : largest;
     }
-    UNROLL for (uint32_t i = 0; i < 2; i++)
-    {
-        score[i] = seen[i] ? num_exp(score[i] - largest) : 0.0f;
-        h->e[place + i] = score[i];
-    }
+    UNROLL for (uint32_t i = 0; i < 2; i++) score[i] = seen[i] ? num_exp(score[i] - largest) : 0.0f;
     *max = largest;
     *sum = tree_64(score[0], score[1]);
+}
+
+/* Maximum, sum and exponentials of a block. */
+DEVICE void attend_scores(const struct args_attend *a, const struct attend_head *h, float *max, float *sum)
+{
+    const uint32_t place = thread_index() % 32 * 2;
+    const uint64_t at = kv_key_index(h->n, place, 0);
+    float score[2] = {0, 0};
+    for (uint32_t d = 0; d < h->n; d++) {
+        const struct pair key = kv_pair(a->kv.f16, h->kv, at + d * PANEL_ROWS);
+        score[0] = fmaf(key.even, h->q[d], score[0]);
+        score[1] = fmaf(key.odd, h->q[d], score[1]);
+    }
+    attend_weigh(a, h->first, h->last, score, max, sum);
+    h->e[place] = score[0];
+    h->e[place + 1] = score[1];
     sync_warp(); /* e is there for all lanes */
 }
 
@@ -161,8 +168,10 @@ KERNEL(attend, struct args_attend, 128, 4)
         float *kept = a.kept;
         if (a.parts > 1) {
             kept += ((r * a.heads + head) * a.blocks_max + (b - s.from)) * (2 + h.n);
-            kept[0] = max;
-            kept[1] = sum;
+            if (lane == 0) {
+                kept[0] = max;
+                kept[1] = sum;
+            }
             kept += 2;
         } else if (b == from) {
             run.max = max;
@@ -186,6 +195,183 @@ KERNEL(attend, struct args_attend, 128, 4)
     }
     if (a.parts == 1)
         attend_finish(&a, head, &run, out);
+}
+
+/* ---- many rows of one sequence ---- */
+
+/* What a warp has of ATTEND_ROWS rows of a head, which read keys and values together. */
+struct attend_rows {
+    const float *q[ATTEND_ROWS];
+    float *out[ATTEND_ROWS];
+    struct seen seen[ATTEND_ROWS];
+    struct running run[ATTEND_ROWS];
+    uint32_t first[ATTEND_ROWS], last[ATTEND_ROWS]; /* places of the block that a row sees; none: first is last */
+    float *e; /* [64][ATTEND_ROWS], shared: exponentials */
+    float *x; /* [32][ATTEND_ROWS], shared: numbers of q, a part of them at a time */
+};
+
+/* Four numbers of shared memory, one for each row. */
+DEVICE void four_floats(const float *at, float out[ATTEND_ROWS])
+{
+    const struct words4 words = *(const struct words4 *)(const void *)at;
+    UNROLL for (uint32_t i = 0; i < ATTEND_ROWS; i++) out[i] = float_of_bits(words.w[i]);
+}
+
+/* The block's exponentials, and how it joins what each row has so far. `b`: the block. */
+DEVICE void rows_scores(const struct args_attend *a, struct attend_rows *r, const uint8_t *kv, uint32_t b,
+                        bool f16)
+{
+    const uint32_t lane = thread_index() % 32, n = a->kv.head_dim;
+    const uint8_t *keys = kv + kv_key_index(n, 2 * lane, 0) * (f16 ? 2 : 4);
+    float score[ATTEND_ROWS][2];
+    UNROLL for (uint32_t i = 0; i < ATTEND_ROWS; i++) score[i][0] = score[i][1] = 0;
+    for (uint32_t from = 0; from < n; from += 32) {
+        const uint32_t count = n - from < 32 ? n - from : 32;
+        if (from)
+            sync_warp(); /* before x is written anew */
+        UNROLL for (uint32_t i = 0; i < ATTEND_ROWS; i++) r->x[lane * ATTEND_ROWS + i] =
+            lane < count ? r->q[i][from + lane] : 0.0f;
+        sync_warp(); /* x is there for all lanes */
+        for (uint32_t d = 0; d < count; d++) {
+            const struct pair key = kv_pair(f16, keys, d * PANEL_ROWS);
+            float x[ATTEND_ROWS];
+            four_floats(r->x + d * ATTEND_ROWS, x);
+            UNROLL for (uint32_t i = 0; i < ATTEND_ROWS; i++)
+            {
+                score[i][0] = fmaf(key.even, x[i], score[i][0]);
+                score[i][1] = fmaf(key.odd, x[i], score[i][1]);
+            }
+        }
+        keys += 32 * PANEL_ROWS * (f16 ? 2 : 4);
+    }
+    UNROLL for (uint32_t i = 0; i < ATTEND_ROWS; i++)
+    {
+        float max, sum;
+        if (r->first[i] < r->last[i]) {
+            attend_weigh(a, r->first[i], r->last[i], score[i], &max, &sum);
+            if (b == r->seen[i].from) {
+                r->run[i].max = max;
+                r->run[i].sum = sum;
+            } else
+                join(&r->run[i], max, sum);
+        }
+        r->e[2 * lane * ATTEND_ROWS + i] = score[i][0];
+        r->e[(2 * lane + 1) * ATTEND_ROWS + i] = score[i][1];
+    }
+    sync_warp(); /* e is there for all lanes */
+}
+
+/* Two numbers of the values of places [low, high), times the rows' exponentials; `all`: each row sees each place. */
+DEVICE void rows_sum(const struct attend_rows *r, const uint8_t *values, uint64_t stride, uint32_t low, uint32_t high,
+                     bool f16, bool all, float acc[ATTEND_ROWS][2])
+{
+    for (uint32_t j = low; j < high; j++) {
+        const struct pair value = kv_pair(f16, values, 0);
+        float e[ATTEND_ROWS];
+        four_floats(r->e + j * ATTEND_ROWS, e);
+        values += stride * (f16 ? 2 : 4);
+        UNROLL for (uint32_t i = 0; i < ATTEND_ROWS; i++)
+        {
+            if (all || (j >= r->first[i] && j < r->last[i])) {
+                acc[i][0] = fmaf(e[i], value.even, acc[i][0]);
+                acc[i][1] = fmaf(e[i], value.odd, acc[i][1]);
+            }
+        }
+    }
+}
+
+/* The block's values, and the rows' results with them. */
+DEVICE void rows_values(const struct args_attend *a, const struct attend_rows *r, const uint8_t *kv, uint32_t b,
+                        bool f16)
+{
+    const uint32_t n = a->kv.head_dim;
+    const uint64_t stride = kv_value_stride(n);
+    uint32_t low = KV_BLOCK, high = 0;
+    bool all = true; /* rows see all of the block */
+    UNROLL for (uint32_t i = 0; i < ATTEND_ROWS; i++)
+    {
+        all = all && r->first[i] == 0 && r->last[i] == KV_BLOCK;
+        if (r->first[i] < r->last[i]) {
+            low = r->first[i] < low ? r->first[i] : low;
+            high = r->last[i] > high ? r->last[i] : high;
+        }
+    }
+    for (uint32_t d = thread_index() % 32 * 2; d < n; d += 64) {
+        const uint8_t *values = kv + (kv_value_index(n, 0, d) + low * stride) * (f16 ? 2 : 4);
+        float acc[ATTEND_ROWS][2];
+        UNROLL for (uint32_t i = 0; i < ATTEND_ROWS; i++) acc[i][0] = acc[i][1] = 0;
+        if (all)
+            rows_sum(r, values, stride, 0, KV_BLOCK, f16, true, acc);
+        else
+            rows_sum(r, values, stride, low, high, f16, false, acc);
+        UNROLL for (uint32_t i = 0; i < ATTEND_ROWS; i++)
+        {
+            UNROLL for (uint32_t c = 0; c < 2; c++)
+            {
+                float *to = r->out[i] + d + c;
+                if (r->first[i] < r->last[i] && d + c < n)
+                    *to = b == r->seen[i].from ? acc[i][c] : fmaf(acc[i][c], r->run[i].now, *to * r->run[i].old);
+            }
+        }
+    }
+}
+
+/* `f16` is known where it is compiled, so that places lie a constant apart. */
+DEVICE void rows_block(const struct args_attend *a, struct attend_rows *r, const uint8_t *kv, uint32_t b,
+                       bool f16)
+{
+    rows_scores(a, r, kv, b, f16);
+    rows_values(a, r, kv, b, f16); /* e is written anew behind the barriers of the next scores */
+}
+
+/* A warp ATTEND_ROWS rows and a head; all rows are of one sequence. */
+KERNEL(attend_rows, struct args_attend, 128, 3)
+{
+    SHARED __attribute__((aligned(16))) float exponentials[ATTEND_HEADS][KV_BLOCK * ATTEND_ROWS];
+    SHARED __attribute__((aligned(16))) float numbers[ATTEND_HEADS][32 * ATTEND_ROWS];
+    const uint32_t warp = thread_index() / 32, group = a.heads / a.kv.heads;
+    const uint32_t chunks = (group + ATTEND_HEADS - 1) / ATTEND_HEADS;
+    const uint32_t in_group = block_index() % chunks * ATTEND_HEADS + warp, kv = block_index() / chunks % a.kv.heads;
+    const uint32_t first_row = block_index() / chunks / a.kv.heads * ATTEND_ROWS, head = kv * group + in_group;
+    if (in_group >= group)
+        return;
+    const struct step_row sequence = a.rows[first_row];
+    struct attend_rows r;
+    uint32_t from = UINT32_MAX, to = 0;
+    r.e = exponentials[warp];
+    r.x = numbers[warp];
+    UNROLL for (uint32_t i = 0; i < ATTEND_ROWS; i++) /* a row behind the last is the last, and sees nothing */
+    {
+        const bool there = first_row + i < a.count;
+        const uint64_t row = there ? first_row + i : a.count - 1;
+        const struct step_row place = a.rows[row];
+        r.q[i] = a.q.data + row * a.q.stride + head * (uint64_t)a.kv.head_dim;
+        r.out[i] = a.out.data + row * a.out.stride + head * (uint64_t)a.kv.head_dim;
+        r.seen[i] = seen_by(&a, &place);
+        if (!there)
+            r.seen[i].first = r.seen[i].count;
+        from = r.seen[i].from < from ? r.seen[i].from : from;
+        to = r.seen[i].to > to ? r.seen[i].to : to;
+    }
+    for (uint32_t b = from; b < to; b++) {
+        const uint8_t *block = kv_head(&a.kv, &sequence, a.tables, b, kv);
+        const uint64_t place = (uint64_t)b * KV_BLOCK;
+        UNROLL for (uint32_t i = 0; i < ATTEND_ROWS; i++)
+        {
+            const struct seen s = r.seen[i];
+            r.first[i] = s.first > place ? (s.first - place < KV_BLOCK ? (uint32_t)(s.first - place) : KV_BLOCK) : 0;
+            r.last[i] = s.count > place ? (s.count - place < KV_BLOCK ? (uint32_t)(s.count - place) : KV_BLOCK) : 0;
+        }
+        if (a.kv.f16)
+            rows_block(&a, &r, block, b, true);
+        else
+            rows_block(&a, &r, block, b, false);
+    }
+    UNROLL for (uint32_t i = 0; i < ATTEND_ROWS; i++)
+    {
+        if (first_row + i < a.count)
+            attend_finish(&a, head, &r.run[i], r.out[i]);
+    }
 }
 
 /* A warp a row and head. */

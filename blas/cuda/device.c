@@ -9,15 +9,15 @@
  *
  *     kv | slots | integers and scales of activations | step | logits of a router | experts: pairs, tiles, gated, down
  *        | KV blocks' results (attention in parts) | what logits and embeddings pass through | fault, used experts
- *        | weights */
+ *        | weights
+ *
+ * cuda_memory.c says how much of each; the ops are in files of their own (device.h). */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "gpu.h"
-#include "cuda_library.h"
-#include "numbers.h"
+#include "device.h"
 
 #ifndef CUDA_SPARE_BYTES
 #define CUDA_SPARE_BYTES (256ull << 20) /* left for what the driver needs: graphs, stacks */
@@ -25,40 +25,6 @@
 
 enum {
     GRAPH_ROWS = 64,           /* steps of up to so many rows become graphs */
-    BOUNCE_BYTES = 4 << 20,    /* pinned, at least: what logits and embeddings pass through */
-    KEPT_BYTES = 64 << 20,     /* of KV blocks' results, at most */
-    BLOCKS_PER_PROCESSOR = 4,  /* that attention is cut for */
-    EXPERTS_OPS_MAX = 1024,
-};
-
-/* Memory that both sides have: the host's is pinned. */
-struct twin {
-    void *host;
-    cu_pointer device;
-    uint64_t bytes;
-};
-
-struct blas_device {
-    struct gpu gpu;
-    struct blas_setup setup;
-    struct weights *weights;
-    struct launcher *launcher;
-    enum reach reach;
-    char name[64];
-    const struct blas_step *step;
-    bool begun;      /* and not waited for */
-    size_t rope_ops; /* of the step so far */
-    cu_pointer kv, slots, q, q_scale, small_logits, pairs, tiles, gated, down, kept;
-    uint64_t kept_blocks; /* KV blocks' results of one head that fit into `kept` */
-    uint64_t scratch_bytes;
-    struct twin input;  /* rows [rows_max], ropes [rows_max][rope_numbers], tables */
-    struct twin bounce;
-    bool bounce_busy; /* a copy out of it may be on its way */
-    struct twin verdict; /* fault; used [experts_max of each op]: set where the host has set it, too */
-    size_t experts_ops;
-    uint8_t *used[EXPERTS_OPS_MAX]; /* the host's, of each experts op of the step */
-    size_t used_count[EXPERTS_OPS_MAX];
-    uint32_t processors;
 };
 
 /* ---- errors and memory ---- */
@@ -109,49 +75,22 @@ static void twin_free(struct gpu *gpu, struct twin *t)
     t->host = NULL;
 }
 
-static uint64_t kv_blocks(const struct blas_setup *s)
-{
-    return (s->positions + KV_BLOCK - 1) / KV_BLOCK;
-}
-
-/* Bytes of a step's input: rows, ropes, and the tables of the sequences that a step can have. */
-static uint64_t input_bytes(const struct blas_setup *s)
-{
-    uint64_t sequences = s->sequences < s->rows_max ? s->sequences : s->rows_max;
-    return round_up(s->rows_max * sizeof(struct step_row), 64) +
-           round_up(s->rows_max * s->rope_numbers * sizeof(float), 64) + sequences * kv_blocks(s) * sizeof(uint32_t);
-}
-
-static cu_pointer scratch(struct blas_device *d, uint64_t bytes)
-{
-    d->scratch_bytes += bytes;
-    return gpu_alloc(&d->gpu, bytes, "activations");
-}
-
 static void take_memory(struct blas_device *d)
 {
-    const struct blas_setup *s = &d->setup;
-    const uint64_t pairs = s->rows_max * (s->top_max ? s->top_max : 1), k32 = round_up(s->k_max, GROUP);
-    const uint64_t head_bytes = s->heads_max * (s->head_dim_max + 2) * sizeof(float),
-                   vocabulary = s->vocabulary * sizeof(float);
-    d->kv = gpu_alloc(&d->gpu, s->kv_bytes, "keys and values");
-    d->slots = scratch(d, s->scratch_numbers * sizeof(float));
-    d->q = scratch(d, pairs * k32);
-    d->q_scale = scratch(d, pairs * (k32 / GROUP) * sizeof(float));
-    d->small_logits = scratch(d, s->rows_max * round_up(s->experts_max + 1, PANEL_ROWS) * sizeof(float));
-    if (s->experts_max) {
-        d->pairs = scratch(d, (pairs + 1) * sizeof(uint32_t));
-        d->tiles = scratch(d, (pairs + s->experts_max) * sizeof(struct tile));
-        d->gated = scratch(d, pairs * s->expert_width * sizeof(float));
-        d->down = scratch(d, pairs * s->expert_width * sizeof(float));
-    }
-    d->kept_blocks =
-        head_bytes && KEPT_BYTES / head_bytes < 32 * kv_blocks(s) ? KEPT_BYTES / head_bytes : 32 * kv_blocks(s);
-    d->kept = scratch(d, d->kept_blocks * head_bytes);
-    d->input = twin_make(&d->gpu, input_bytes(s), "steps");
-    d->bounce = twin_make(&d->gpu, vocabulary > BOUNCE_BYTES ? vocabulary : BOUNCE_BYTES, "logits");
-    d->verdict = twin_make(&d->gpu, sizeof(uint64_t) + EXPERTS_OPS_MAX * s->experts_max, "verdicts");
-    d->scratch_bytes += d->input.bytes + d->bounce.bytes + d->verdict.bytes;
+    const struct cuda_memory m = cuda_memory_of(&d->setup);
+    const struct {
+        cu_pointer *to;
+        uint64_t bytes;
+    } parts[] = {{&d->slots, m.slots}, {&d->q, m.q}, {&d->q_scale, m.q_scale}, {&d->small_logits, m.small_logits},
+                 {&d->pairs, m.pairs}, {&d->tiles, m.tiles}, {&d->gated, m.gated}, {&d->down, m.down},
+                 {&d->kept, m.kept}};
+    d->kv = gpu_alloc(&d->gpu, d->setup.kv_bytes, "keys and values");
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        *parts[i].to = gpu_alloc(&d->gpu, parts[i].bytes, "activations");
+    d->kept_blocks = m.kept_blocks;
+    d->input = twin_make(&d->gpu, m.input, "steps");
+    d->bounce = twin_make(&d->gpu, m.bounce, "logits");
+    d->verdict = twin_make(&d->gpu, m.verdict, "verdicts");
 }
 
 /* ---- opening ---- */
@@ -287,7 +226,7 @@ static enum stele_status cuda_open(struct blas_device **out, const struct blas_s
 
 static struct blas_memory cuda_memory(const struct blas_device *d)
 {
-    return (struct blas_memory){d->setup.kv_bytes,          d->scratch_bytes, weights_kept(d->weights),
+    return (struct blas_memory){d->setup.kv_bytes,          cuda_scratch_bytes(&d->setup), weights_kept(d->weights),
                                 weights_upload(d->weights), d->name,          reach_names[d->reach]};
 }
 
@@ -298,22 +237,22 @@ static size_t cuda_threads(const struct blas_device *d)
 
 /* ---- a step ---- */
 
-static uint64_t rope_offset(const struct blas_device *d)
+uint64_t device_ropes(const struct blas_device *d)
 {
-    return round_up(d->setup.rows_max * sizeof(struct step_row), 64);
+    return round_up(d->rows * sizeof(struct step_row), 64);
 }
 
-static uint64_t table_offset(const struct blas_device *d)
+uint64_t device_tables(const struct blas_device *d)
 {
-    return rope_offset(d) + round_up(d->setup.rows_max * d->setup.rope_numbers * sizeof(float), 64);
+    return device_ropes(d) + round_up(d->rows * d->setup.rope_numbers * sizeof(float), 64);
 }
 
 /* The tables of the rows' sequences, one after the other; returns their end. Rows of a sequence follow each other. */
 static uint64_t put_tables(struct blas_device *d, const struct blas_step *step)
 {
     struct step_row *rows = d->input.host;
-    uint32_t *tables = (uint32_t *)((uint8_t *)d->input.host + table_offset(d)), at = 0;
-    const uint64_t room = (d->input.bytes - table_offset(d)) / sizeof *tables;
+    uint32_t *tables = (uint32_t *)((uint8_t *)d->input.host + device_tables(d)), at = 0;
+    const uint64_t room = (d->input.bytes - device_tables(d)) / sizeof *tables;
     for (size_t r = 0, next; r < step->count; r = next) {
         const struct blas_row *row = &step->rows[r];
         uint32_t last = row->position;
@@ -329,35 +268,20 @@ static uint64_t put_tables(struct blas_device *d, const struct blas_step *step)
             rows[i] = (struct step_row){step->rows[i].position, step->rows[i].sequence, at};
         at += blocks;
     }
-    return table_offset(d) + at * sizeof *tables;
+    return device_tables(d) + at * sizeof *tables;
 }
 
 static void put_ropes(struct blas_device *d, const struct blas_step *step)
 {
-    float *to = (float *)(void *)((uint8_t *)d->input.host + rope_offset(d));
+    float *to = (float *)(void *)((uint8_t *)d->input.host + device_ropes(d));
     for (size_t i = 0; i < step->rope_count; i++) {
         const size_t numbers = step->count * 2 * step->ropes[i].pairs;
         memcpy(to, step->ropes[i].rows, numbers * sizeof *to);
-        to += d->setup.rows_max * 2 * step->ropes[i].pairs;
+        to += numbers;
     }
 }
 
-/* Where the device has the step's rows. */
-static const struct step_row *step_rows(const struct blas_device *d)
-{
-    return (const struct step_row *)gpu_address(d->input.device + d->step->first * sizeof(struct step_row));
-}
-
-/* Where the device has the rows of a rope. */
-static const float *rope_at(const struct blas_device *d, const struct blas_rope *rope)
-{
-    uint64_t numbers = d->step->first * 2 * rope->pairs;
-    for (const struct blas_rope *r = d->step->ropes; r < rope; r++)
-        numbers += d->setup.rows_max * 2 * r->pairs;
-    return (const float *)gpu_address(d->input.device + rope_offset(d) + numbers * sizeof(float));
-}
-
-static void wait(struct blas_device *d)
+void device_wait(struct blas_device *d)
 {
     launcher_flush(&d->gpu, d->launcher);
     GPU(&d->gpu, stream_wait, "computing", d->gpu.compute);
@@ -369,10 +293,12 @@ static void cuda_begin(struct blas_device *d, const struct blas_step *step)
     struct gpu *gpu = &d->gpu;
     gpu_ok(gpu, gpu->driver->context_set(gpu->context), "choosing it");
     if (d->begun)
-        wait(d); /* a step that ended early: what it reads must not change */
+        device_wait(d); /* a step that ended early: what it reads must not change */
     d->begun = true;
     d->step = step;
+    d->rows = step->count;
     d->rope_ops = d->experts_ops = 0;
+    d->rounded.data = NULL;
     put_ropes(d, step);
     const uint64_t bytes = put_tables(d, step);
     GPU(gpu, copy_in, "copying a step", d->input.device, d->input.host, bytes, gpu->compute);
@@ -405,7 +331,7 @@ static enum stele_status cuda_finish(struct blas_device *d, struct blas_fault *f
     launcher_flush(gpu, d->launcher);
     GPU(gpu, copy_out, "copying verdicts", d->verdict.host, d->verdict.device,
         sizeof(uint64_t) + d->experts_ops * d->setup.experts_max, gpu->compute);
-    wait(d);
+    device_wait(d);
     d->begun = false;
     if (gpu->status == STELE_OK)
         weights_settle(gpu, d->weights);
@@ -419,415 +345,32 @@ static enum stele_status cuda_finish(struct blas_device *d, struct blas_fault *f
     return STELE_OK;
 }
 
-static struct rows_at rows_at(const struct blas_device *d, struct blas_view view, size_t first)
+struct rows_at device_rows(const struct blas_device *d, struct blas_view view, size_t first)
 {
     return (struct rows_at){
         (float *)gpu_address(d->slots + (view.offset + (d->step->first + first) * view.stride) * sizeof(float)),
         view.stride};
 }
 
-static const void *at(struct blas_device *d, const void *host)
+const void *device_weights(struct blas_device *d, const void *host)
 {
     return weights_at(&d->gpu, d->weights, host);
 }
 
-static void start(struct blas_device *d, enum cuda_kernel kernel, uint64_t blocks, const void *args)
+void device_start(struct blas_device *d, enum cuda_kernel kernel, uint64_t blocks, const void *args)
 {
+    d->rounded.data = NULL; /* who knows better says so afterwards */
     launch(&d->gpu, d->launcher, kernel, blocks, args);
 }
 
 static void cuda_peek(struct blas_device *d, struct blas_view view, size_t row, size_t n, float *out)
 {
     launcher_flush(&d->gpu, d->launcher);
-    GPU(&d->gpu, copy_out, "copying a row", out, (cu_pointer)(uintptr_t)rows_at(d, view, row).data, n * sizeof *out,
+    GPU(&d->gpu, copy_out, "copying a row", out, (cu_pointer)(uintptr_t)device_rows(d, view, row).data, n * sizeof *out,
         d->gpu.compute);
-    wait(d);
+    device_wait(d);
     if (d->gpu.status != STELE_OK)
         memset(out, 0, n * sizeof *out);
-}
-
-/* ---- embed ---- */
-
-/* Rows [from, from + count) of the step into `out` [count][stride]. */
-static void embed_rows(const struct blas_device *d, const struct op_embed *op, size_t from, size_t count, float *out)
-{
-    const struct blas_matrix *w = &op->table;
-    for (size_t r = 0; r < count; r++) {
-        const uint32_t id = d->step->rows[from + r].id;
-        const uint8_t *panel = (const uint8_t *)w->panels + id / PANEL_ROWS * panel_bytes(w->type, w->k);
-        for (size_t k = 0; k < w->k; k++) {
-            const float x = panel_number(w->type, panel, w->k, id % PANEL_ROWS, k);
-            out[r * w->k + k] = op->scale != 1 ? x * op->scale : x;
-        }
-    }
-}
-
-static void cuda_embed(struct blas_device *d, const struct op_embed *op)
-{
-    struct gpu *gpu = &d->gpu;
-    const size_t each = op->table.k * sizeof(float), most = d->bounce.bytes / each;
-    const bool recording = launcher_recording(d->launcher);
-    launcher_flush(gpu, d->launcher); /* the first op, as a rule: nothing is written down yet */
-    for (size_t from = 0, n; from < d->step->count && gpu->status == STELE_OK; from += n) {
-        n = d->step->count - from < most ? d->step->count - from : most;
-        if (d->bounce_busy)
-            wait(d);
-        d->bounce_busy = true;
-        embed_rows(d, op, from, n, d->bounce.host);
-        for (size_t r = 0; r < n; r++)
-            GPU(gpu, copy_in, "copying embeddings", (cu_pointer)(uintptr_t)rows_at(d, op->out, from + r).data,
-                (const float *)d->bounce.host + r * op->table.k, each, gpu->compute);
-    }
-    if (recording)
-        launcher_record(d->launcher);
-}
-
-/* ---- products ---- */
-
-/* A product that is described but for its rows, panels and kernel. */
-static struct args_dot product(struct blas_device *d, const struct blas_matrix *w)
-{
-    struct args_dot a;
-    memset(&a, 0, sizeof a);
-    a.panels = (const uint8_t *)at(d, w->panels);
-    a.panel_bytes = panel_bytes(w->type, w->k);
-    a.k = w->k;
-    a.n_panels = (uint32_t)panel_count(w->rows);
-    a.width = a.n_panels * PANEL_ROWS;
-    a.divisor = 1;
-    a.gate = -1;
-    a.limit = INFINITY;
-    a.scale = 1;
-    return a;
-}
-
-static void quantise(struct blas_device *d, struct args_dot *a, uint64_t k, size_t count, const uint32_t *pairs)
-{
-    struct args_quantise q;
-    memset(&q, 0, sizeof q);
-    q.in = a->x;
-    q.q = (int8_t *)gpu_address(d->q);
-    q.scale = (float *)gpu_address(d->q_scale);
-    q.k = k;
-    q.count = (uint32_t)count;
-    q.pairs = pairs;
-    q.pair_count = pairs ? pairs + d->setup.rows_max * d->setup.top_max : NULL;
-    start(d, KERNEL_quantise, (count * (round_up(k, GROUP) / GROUP) + 31) / 32, &q);
-    a->q = q.q;
-    a->q_scale = q.scale;
-}
-
-/* Rows of a tile: of mma for more than 8 rows of integers. */
-static uint32_t tile_rows(enum tensor_type type, size_t rows)
-{
-    return rows == 1 ? 1 : rows <= 4 ? 4 : rows <= 8 || !type_quantised(type) ? 8 : MMA_ROWS;
-}
-
-/* Panels of a block: enough for its 32 items at once, and no more than it has room for. */
-static uint32_t span_of(const struct args_dot *a, uint32_t rows)
-{
-    const uint64_t blocks = (a->k + DOT_BLOCK - 1) / DOT_BLOCK, unit = a->gate >= 0 ? 2 : 1;
-    uint64_t span = (32 + blocks - 1) / blocks, room = DOT_ITEMS / rows / blocks;
-    span = span < room ? span : room;
-    span = span / unit * unit;
-    return (uint32_t)(span > unit ? span : unit);
-}
-
-static void multiply(struct blas_device *d, struct args_dot *a, enum tensor_type type, uint32_t rows)
-{
-    static const enum cuda_kernel few[TENSOR_TYPES] = {KERNEL_dot_f32_1, KERNEL_dot_bf16_1, KERNEL_dot_f16_1,
-                                                       KERNEL_dot_q8_1, KERNEL_dot_q4_1, KERNEL_dot_mxfp4_1};
-    static const enum cuda_kernel many[TENSOR_TYPES] = {
-        [TENSOR_Q8] = KERNEL_mma_q8, [TENSOR_Q4] = KERNEL_mma_q4, [TENSOR_MXFP4] = KERNEL_mma_mxfp4};
-    if (!a->tile)
-        a->tiles = (a->count + rows - 1) / rows;
-    a->span = rows == MMA_ROWS ? MMA_PANELS : span_of(a, rows);
-    const uint64_t blocks = (uint64_t)a->tiles * ((a->n_panels + a->span - 1) / a->span);
-    if (rows == MMA_ROWS)
-        start(d, many[type], blocks, a);
-    else
-        start(d, few[type] + (rows == 1 ? 0 : rows == 4 ? 1 : 2), blocks, a);
-}
-
-/* All rows of the product, from the step's row `first` on. */
-static void run_product(struct blas_device *d, struct args_dot *a, const struct blas_matrix *w, struct blas_view in,
-                        size_t first, size_t count)
-{
-    a->x = rows_at(d, in, first);
-    a->count = (uint32_t)count;
-    if (type_quantised(w->type))
-        quantise(d, a, w->k, count, NULL);
-    multiply(d, a, w->type, tile_rows(w->type, count));
-}
-
-static void cuda_linear(struct blas_device *d, const struct op_linear *op)
-{
-    struct args_dot a = product(d, &op->weight);
-    a.bias = (const float *)at(d, op->bias);
-    a.gate = op->gate;
-    a.width = a.width / (op->gate >= 0 ? 2 : 1);
-    a.scale = op->scale;
-    a.out = rows_at(d, op->out, 0);
-    if (op->has_residual)
-        a.residual = rows_at(d, op->residual, 0);
-    run_product(d, &a, &op->weight, op->in, 0, d->step->count);
-    weights_release(&d->gpu, d->weights);
-}
-
-static void cuda_logits(struct blas_device *d, const struct op_logits *op, size_t from, size_t count, float *out)
-{
-    struct gpu *gpu = &d->gpu;
-    const size_t row = op->head.rows * sizeof(float), most = d->bounce.bytes / row;
-    struct args_dot a = product(d, &op->head);
-    const bool recording = launcher_recording(d->launcher);
-    a.width = (uint32_t)op->head.rows;
-    a.scale = op->scale;
-    a.cap = op->cap;
-    a.out = (struct rows_at){(float *)gpu_address(d->bounce.device), op->head.rows};
-    for (size_t done = 0, n; done < count; done += n) {
-        n = count - done < most ? count - done : most;
-        run_product(d, &a, &op->head, op->in, from + done, n);
-        launcher_flush(gpu, d->launcher);
-        GPU(gpu, copy_out, "copying logits", d->bounce.host, d->bounce.device, n * row, gpu->compute);
-        wait(d);
-        if (gpu->status == STELE_OK)
-            memcpy(out + done * op->head.rows, d->bounce.host, n * row);
-        else
-            memset(out + done * op->head.rows, 0, n * row); /* finish says why */
-        if (recording)
-            launcher_record(d->launcher);
-    }
-    weights_release(gpu, d->weights);
-}
-
-/* ---- norms, keys and values, attention ---- */
-
-static void cuda_norm(struct blas_device *d, const struct op_norm *op)
-{
-    struct args_norm a;
-    memset(&a, 0, sizeof a);
-    a.in = rows_at(d, op->in, 0);
-    a.out = rows_at(d, op->out, 0);
-    if (op->has_residual)
-        a.residual = rows_at(d, op->residual, 0);
-    a.weight = (const float *)at(d, op->weight);
-    a.n = op->n;
-    a.epsilon = op->epsilon;
-    start(d, KERNEL_norm, d->step->count, &a);
-    weights_release(&d->gpu, d->weights);
-}
-
-static struct kv_at kv_at(const struct blas_device *d, const struct blas_kv *kv)
-{
-    return (struct kv_at){(uint8_t *)gpu_address(d->kv + kv->offset), kv->block_bytes, kv->window, kv->ring,
-                          (uint32_t)kv->heads, (uint32_t)kv->head_dim, d->setup.kv_type == KV_F16, 0};
-}
-
-static bool cuda_rope_kv(struct blas_device *d, const struct op_rope_kv *op, size_t *row)
-{
-    struct args_rope_kv a;
-    memset(&a, 0, sizeof a);
-    a.q = rows_at(d, op->q, 0);
-    a.k = rows_at(d, op->k, 0);
-    a.v = rows_at(d, op->v, 0);
-    a.rows = step_rows(d);
-    a.tables = (const uint32_t *)gpu_address(d->input.device + table_offset(d));
-    a.count = (uint32_t)d->step->count;
-    a.heads = (uint32_t)op->heads;
-    a.q_norm = (const float *)at(d, op->q_norm);
-    a.k_norm = (const float *)at(d, op->k_norm);
-    a.epsilon = op->epsilon;
-    a.rope = op->rope ? rope_at(d, op->rope) : NULL;
-    a.pairs = op->rope ? (uint32_t)op->rope->pairs : 0;
-    a.op = (uint32_t)d->rope_ops++;
-    a.fault = (uint64_t *)gpu_address(d->verdict.device);
-    a.kv = kv_at(d, &op->kv);
-    start(d, KERNEL_rope_kv, (d->step->count * (op->heads + op->kv.heads) + 3) / 4, &a);
-    weights_release(&d->gpu, d->weights);
-    *row = SIZE_MAX;
-    return true;
-}
-
-static void cuda_copy_kv(struct blas_device *d, const struct blas_kv *kv, size_t to, size_t from)
-{
-    cu_pointer blocks = d->kv + kv->offset;
-    gpu_ok(&d->gpu, d->gpu.driver->context_set(d->gpu.context), "choosing it");
-    GPU(&d->gpu, copy, "copying keys and values", blocks + to * kv->block_bytes, blocks + from * kv->block_bytes,
-        kv->block_bytes, d->gpu.compute);
-}
-
-/* The most KV blocks that a row of the step sees, as a power of two: steps of one shape keep their list of launches. */
-static uint64_t blocks_seen(const struct blas_device *d, const struct blas_kv *kv)
-{
-    uint64_t most = 1, power = 1;
-    for (size_t r = 0; r < d->step->count; r++) {
-        const uint64_t seen = (uint64_t)d->step->rows[r].position + 1;
-        const uint64_t first = kv->window && seen > kv->window ? seen - kv->window : 0;
-        const uint64_t n = (seen + KV_BLOCK - 1) / KV_BLOCK - first / KV_BLOCK;
-        most = n > most ? n : most;
-    }
-    while (power < most)
-        power *= 2;
-    return power;
-}
-
-static void cuda_attention(struct blas_device *d, const struct op_attention *op)
-{
-    const uint64_t group = op->heads / op->kv.heads, chunks = (group + ATTEND_HEADS - 1) / ATTEND_HEADS;
-    const uint64_t items = d->step->count * op->kv.heads * chunks, blocks = blocks_seen(d, &op->kv);
-    struct args_attend a;
-    memset(&a, 0, sizeof a);
-    a.q = rows_at(d, op->q, 0);
-    a.out = rows_at(d, op->out, 0);
-    a.rows = step_rows(d);
-    a.tables = (const uint32_t *)gpu_address(d->input.device + table_offset(d));
-    a.count = (uint32_t)d->step->count;
-    a.heads = (uint32_t)op->heads;
-    a.parts = 1;
-    while (a.parts < blocks && a.parts * items < (uint64_t)d->processors * BLOCKS_PER_PROCESSOR &&
-           blocks * d->step->count <= d->kept_blocks)
-        a.parts *= 2;
-    a.blocks_max = (uint32_t)blocks;
-    a.scale = op->scale;
-    a.cap = op->cap;
-    a.sinks = (const float *)at(d, op->sinks);
-    a.kv = kv_at(d, &op->kv);
-    a.kept = (float *)gpu_address(d->kept);
-    start(d, KERNEL_attend, items * a.parts, &a);
-    if (a.parts > 1)
-        start(d, KERNEL_attend_join, (d->step->count * op->heads + 3) / 4, &a);
-    weights_release(&d->gpu, d->weights);
-}
-
-/* ---- experts ---- */
-
-/* Rows of logits that are no slot. */
-static struct rows_at small_logits(const struct blas_device *d)
-{
-    return (struct rows_at){(float *)gpu_address(d->small_logits), round_up(d->setup.experts_max + 1, PANEL_ROWS)};
-}
-
-static void cuda_router(struct blas_device *d, const struct op_router *op)
-{
-    struct args_dot a = product(d, &op->weight);
-    struct args_route r;
-    a.bias = (const float *)at(d, op->bias);
-    a.out = small_logits(d);
-    run_product(d, &a, &op->weight, op->in, 0, d->step->count);
-    memset(&r, 0, sizeof r);
-    r.logits = a.out;
-    r.out = rows_at(d, op->out, 0);
-    r.count = a.count;
-    r.experts = (uint32_t)op->weight.rows;
-    r.top = (uint32_t)op->top;
-    r.routing = op->routing;
-    start(d, KERNEL_route, (d->step->count + 3) / 4, &r);
-    weights_release(&d->gpu, d->weights);
-}
-
-static void cuda_gate(struct blas_device *d, const struct op_gate *op)
-{
-    struct args_dot a = product(d, &op->weight);
-    struct args_add_branch b;
-    a.out = small_logits(d);
-    run_product(d, &a, &op->weight, op->in, 0, d->step->count);
-    memset(&b, 0, sizeof b);
-    b.gate = a.out;
-    b.branch = rows_at(d, op->branch, 0);
-    b.residual = rows_at(d, op->residual, 0);
-    b.out = rows_at(d, op->out, 0);
-    b.n = op->n;
-    b.count = a.count;
-    start(d, KERNEL_add_branch, d->step->count * ((op->n + 127) / 128), &b);
-    weights_release(&d->gpu, d->weights);
-}
-
-/* Where the op's used experts are marked, to be told when the step is done. Ops beyond those of any model share a
- * place. */
-static uint8_t *used_at(struct blas_device *d, const struct op_experts *op)
-{
-    const size_t i = d->experts_ops < EXPERTS_OPS_MAX ? d->experts_ops++ : EXPERTS_OPS_MAX - 1;
-    d->used[i] = op->used;
-    d->used_count[i] = op->up.count;
-    return (uint8_t *)gpu_address(d->verdict.device + sizeof(uint64_t) + i * d->setup.experts_max);
-}
-
-/* The entries of each expert, and its tiles of `rows`. */
-static struct args_group group_rows(struct blas_device *d, const struct op_experts *op, uint32_t rows)
-{
-    struct args_group g;
-    const size_t pairs = d->step->count * op->top, all = pairs / rows + op->up.count;
-    memset(&g, 0, sizeof g);
-    g.route = rows_at(d, op->route, 0);
-    g.count = (uint32_t)d->step->count;
-    g.experts = (uint32_t)op->up.count;
-    g.top = (uint32_t)op->top;
-    g.tile_rows = rows;
-    g.tiles = (uint32_t)(all < pairs ? all : pairs);
-    g.pairs = (uint32_t *)gpu_address(d->pairs);
-    g.pair_count = g.pairs + d->setup.rows_max * d->setup.top_max;
-    g.tile = (struct tile *)gpu_address(d->tiles);
-    g.used = used_at(d, op);
-    start(d, KERNEL_group, 1, &g);
-    return g;
-}
-
-/* A product of each entry with its expert's matrix; results in rows of `out` by entry. */
-static void run_bank(struct blas_device *d, struct args_dot *a, const struct blas_bank *bank,
-                     const struct args_group *g)
-{
-    a->bank_stride = bank->stride;
-    a->bias_stride = a->n_panels * PANEL_ROWS;
-    a->tile = g->tile;
-    a->tiles = g->tiles;
-    a->pairs = g->pairs;
-    multiply(d, a, bank->first.type, g->tile_rows);
-}
-
-static void add_experts(struct blas_device *d, const struct op_experts *op, const struct args_dot *down)
-{
-    struct args_add_experts a;
-    memset(&a, 0, sizeof a);
-    a.route = rows_at(d, op->route, 0);
-    a.sum = rows_at(d, op->sum, 0);
-    a.out = rows_at(d, op->out, 0);
-    if (op->has_residual)
-        a.residual = rows_at(d, op->residual, 0);
-    a.down = down->out.data;
-    a.n = down->width;
-    a.count = (uint32_t)d->step->count;
-    a.experts = (uint32_t)op->up.count;
-    a.top = (uint32_t)op->top;
-    a.scale = op->scale;
-    start(d, KERNEL_add_experts, d->step->count * ((a.n + 127) / 128), &a);
-}
-
-static void cuda_experts(struct blas_device *d, const struct op_experts *op)
-{
-    const size_t rows = d->step->count, each = (rows * op->top + op->up.count - 1) / op->up.count;
-    const uint32_t tile = rows == 1 ? 1 : tile_rows(op->up.first.type, each < 2 ? 2 : each);
-    const bool both = type_quantised(op->up.first.type) == type_quantised(op->down.first.type);
-    struct args_group g = group_rows(d, op, both ? tile : rows == 1 ? 1 : 8);
-    struct args_dot up = product(d, &op->up.first);
-    up.bias = (const float *)at(d, op->up_bias);
-    up.gate = op->gate;
-    up.limit = op->limit;
-    up.width = up.width / (op->gate >= 0 ? 2 : 1);
-    up.divisor = g.top;
-    up.x = rows_at(d, op->in, 0);
-    up.out = (struct rows_at){(float *)gpu_address(d->gated), d->setup.expert_width};
-    if (type_quantised(op->up.first.type))
-        quantise(d, &up, up.k, rows, NULL);
-    run_bank(d, &up, &op->up, &g);
-    struct args_dot down = product(d, &op->down.first);
-    down.bias = (const float *)at(d, op->down_bias);
-    down.x = up.out;
-    down.out = (struct rows_at){(float *)gpu_address(d->down), down.width};
-    if (type_quantised(op->down.first.type))
-        quantise(d, &down, down.k, rows * op->top, g.pairs);
-    run_bank(d, &down, &op->down, &g);
-    add_experts(d, op, &down);
-    weights_release(&d->gpu, d->weights);
 }
 
 const struct blas_backend cuda_backend = {

@@ -3,8 +3,9 @@
  *
  *     driver.c   the driver's library
  *     weights.c  where the weights are: kept in the device's memory, read over the bus, or brought through a ring
+ *     ring.c     the file, read into pinned buffers
  *     launch.c   kernels, one by one or as graphs
- *     device.c   the back end: memory, ops
+ *     device.c   the back end: memory, steps; its ops are in files of their own (device.h)
  *     cuda_library.c  what libstele-cuda.so shows
  *
  * Calls go on after an error and do nothing; who waits (finish) says it. */
@@ -72,6 +73,17 @@ void weights_settle(struct gpu *gpu, struct weights *weights);
 bool weights_settled(const struct weights *weights);
 uint64_t weights_kept(const struct weights *weights);
 double weights_upload(const struct weights *weights); /* seconds; 0: not all is there yet */
+
+/* ---- ring.c ---- */
+
+/* gpu->status says what went wrong; what there is is to be closed all the same. `file` stays the caller's. */
+struct ring;
+struct ring *ring_open(struct gpu *gpu, const struct blas_weights *file);
+void ring_close(struct gpu *gpu, struct ring *ring); /* NULL is allowed */
+
+/* Brings bytes [from, from + length) of the file to the device, on the transfer stream. `once`: nobody is likely to
+ * need them in memory again. */
+void ring_bring(struct gpu *gpu, struct ring *ring, uint64_t from, uint64_t length, cu_pointer to, bool once);
 
 /* ---- launch.c ---- */
 

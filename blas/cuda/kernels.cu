@@ -8,6 +8,26 @@
 
 /* ---- activations to 8 bits ---- */
 
+/* Of a NaN or an infinity a NaN: no product hides it. */
+DEVICE float group_scale(float largest)
+{
+    if (!(largest < INFINITE))
+        return INFINITE - INFINITE;
+    return largest < 0x1p-100f ? 0.0f : largest / 127.0f;
+}
+
+/* The larger one, or the NaN. */
+DEVICE float larger_of(float a, float b)
+{
+    return b > a || b != b ? b : a;
+}
+
+/* |x / scale| <= 127: the sum with the magic number rounds as rint does. */
+DEVICE int rounded(float x, float scale)
+{
+    return scale > 0 ? (int)(x / scale + ROUND_MAGIC - ROUND_MAGIC) : 0;
+}
+
 /* Eight lanes a group of 32: four numbers each. */
 KERNEL(quantise, struct args_quantise, 256, 4)
 {
@@ -21,25 +41,20 @@ KERNEL(quantise, struct args_quantise, 256, 4)
     UNROLL for (uint32_t i = 0; i < 4; i++)
     {
         x[i] = there && first + i < a.k ? a.in.data[row * a.in.stride + first + i] : 0.0f;
-        largest = fabsf(x[i]) > largest || x[i] != x[i] ? fabsf(x[i]) : largest;
+        largest = larger_of(largest, fabsf(x[i]));
     }
     for (uint32_t step = 1; step < 8; step *= 2) {
-        float other = xor_float(largest, step);
-        largest = other > largest || other != other ? other : largest;
+        const float other = xor_float(largest, step);
+        largest = larger_of(largest, other);
     }
-    const float scale = largest < 0x1p-100f ? 0.0f : largest / 127.0f; /* of a NaN, or infinite: so is every product */
+    const float scale = group_scale(largest);
     uint32_t packed = 0;
-    UNROLL for (uint32_t i = 0; i < 4; i++)
-    {
-        /* |x / scale| <= 127: the sum with the magic number rounds as rint does */
-        int q = scale > 0 ? (int)(x[i] / scale + ROUND_MAGIC - ROUND_MAGIC) : 0;
-        packed |= (uint32_t)(q & 0xff) << 8 * i;
-    }
+    UNROLL for (uint32_t i = 0; i < 4; i++) packed |= (uint32_t)(rounded(x[i], scale) & 0xff) << 8 * i;
     if (!there)
         return;
-    *(uint32_t *)(void *)(a.q + row * groups * GROUP + first) = packed;
+    *(uint32_t *)(void *)(a.q + row * a.q_stride + first) = packed;
     if (lane == 0)
-        a.scale[row * groups + group] = scale;
+        a.scale[row * a.scale_stride + group] = scale;
 }
 
 /* ---- norms ---- */
@@ -67,19 +82,33 @@ DEVICE float inverse_rms(const float *x, uint64_t n, float epsilon)
     return 1.0f / sqrtf(tree_64(even, odd) / (float)n + epsilon);
 }
 
-/* A block a row. Each warp sums for itself, so that the block meets once: before `in` may be written. */
+/* A block a row. Each warp sums for itself, so that the block meets once: before `in` may be written. A warp has a
+ * group of 32 at a time, which it also leaves rounded to 8 bits for the products that follow. */
 KERNEL(norm, struct args_norm, 256, 4)
 {
-    float *in = a.in.data + block_index() * a.in.stride, *out = a.out.data + block_index() * a.out.stride;
+    const uint64_t row = block_index();
+    float *in = a.in.data + row * a.in.stride, *out = a.out.data + row * a.out.stride;
     const float r = inverse_rms(in, a.n, a.epsilon);
     sync_block();
-    for (uint64_t i = thread_index(); i < a.n; i += 256) {
-        float y = (in[i] * r) * a.weight[i];
-        if (a.residual.data) {
+    for (uint64_t i = thread_index(); i / GROUP * GROUP < a.n; i += 256) {
+        float y = i < a.n ? (in[i] * r) * a.weight[i] : 0.0f, largest;
+        if (a.residual.data && i < a.n) {
             in[i] = y;
-            y = a.residual.data[block_index() * a.residual.stride + i] + y;
+            y = a.residual.data[row * a.residual.stride + i] + y;
         }
-        out[i] = y;
+        if (i < a.n)
+            out[i] = y;
+        if (!a.q)
+            continue;
+        largest = fabsf(y);
+        for (uint32_t step = 16; step; step /= 2) {
+            const float other = xor_float(largest, step);
+            largest = larger_of(largest, other);
+        }
+        const float scale = group_scale(largest);
+        a.q[row * a.q_stride + i] = (int8_t)rounded(y, scale);
+        if (i % GROUP == 0)
+            a.scale[row * a.scale_stride + i / GROUP] = scale;
     }
 }
 
@@ -149,6 +178,8 @@ KERNEL(rope_kv, struct args_rope_kv, 128, 4)
 }
 
 #include "dot.cuh"
+#include "floats.cuh"
+#include "integers.cuh"
 #include "attend.cuh"
 #include "experts.cuh"
 #include "peak.cuh"

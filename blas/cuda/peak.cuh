@@ -26,27 +26,33 @@ KERNEL(peak_read, struct args_peak, 256, 4)
 DEVICE void peak_products(const struct args_peak *a, bool scaled)
 {
     const uint32_t lane = thread_index() % 32;
-    const uint32_t w[4] = {lane * 0x01010101u, lane, ~lane, lane << 8}, q[2] = {lane * 0x00010203u, ~lane};
-    const float scale = 0x1p-20f * (float)(lane + 1);
-    int32_t sums[8][4];
+    uint32_t w[4] = {lane * 0x01010101u, lane, ~lane, lane << 8}; /* no two products have the same factors */
+    uint32_t q[8][2];
+    const float scale = 0x1p-20f * (float)(lane + 1), magic = -(ROUND_MAGIC * scale);
+    int32_t zero[4], sums[8][4];
     float acc[8][4], all = 0;
     UNROLL for (uint32_t i = 0; i < 32; i++)
     {
         acc[i / 4][i % 4] = 0;
-        sums[i / 4][i % 4] = 0x4b400000;
+        sums[i / 4][i % 4] = MMA_ZERO;
+    }
+    mma_zero(zero);
+    UNROLL for (uint32_t i = 0; i < 8; i++)
+    {
+        q[i][0] = lane * 0x00010203u + i;
+        q[i][1] = ~lane;
     }
     for (uint64_t n = 0; n < a->count; n++) {
+        w[0] += 0x00010001u;
         UNROLL for (uint32_t i = 0; i < 8; i++)
         {
-            mma_s8(sums[i], w, q);
             if (scaled) {
-                UNROLL for (uint32_t j = 0; j < 4; j++)
-                {
-                    const float f = float_of_bits((uint32_t)sums[i][j]);
-                    acc[i][j] = fmaf(fmaf(f, scale, -(ROUND_MAGIC * scale)), scale, acc[i][j]);
-                    sums[i][j] = 0x4b400000;
-                }
-            }
+                int32_t group[4];
+                mma_s8(group, w, q[i], zero);
+                UNROLL for (uint32_t j = 0; j < 4; j++) acc[i][j] =
+                    fmaf(fmaf(float_of_bits((uint32_t)group[j]), scale, magic), scale, acc[i][j]);
+            } else
+                mma_s8(sums[i], w, q[i], sums[i]);
         }
     }
     UNROLL for (uint32_t i = 0; i < 32; i++) all =

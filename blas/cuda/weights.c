@@ -7,7 +7,7 @@
  *     register  slices of the mapping are pinned, read-only
  *     remap     the file is in memory (tmpfs, hugetlbfs): a second, shared mapping is pinned, a writable one, since the
  *               driver asks for that where it cannot pin read-only; nothing writes to it
- *     ring      the file is read, by threads, into pinned buffers used in turn
+ *     ring      the file is read into pinned buffers used in turn (ring.c)
  *
  * A private mapping is never pinned: that would copy every page.
  *
@@ -26,15 +26,13 @@
 #include <unistd.h>
 
 #include "gpu.h"
-#include "pool.h"
 
 #ifndef CUDA_SLICE_BYTES
 #define CUDA_SLICE_BYTES (1ull << 30) /* pinned at once; the driver has a limit of 64 GiB */
-#define CUDA_RING_BYTES (16ull << 20)
 #define CUDA_SMALL_BYTES (64ull << 10) /* kept whatever the limit is */
 #endif
 
-enum { RING = 4, STAGES = 4, READERS = 4, READ_BYTES = 1 << 20, TMPFS = 0x01021994, HUGETLBFS = (int)0x958458f6u };
+enum { STAGES = 4, TMPFS = 0x01021994, HUGETLBFS = (int)0x958458f6u };
 
 const char *const reach_names[REACHES] = {"host", "register", "remap", "ring"};
 
@@ -68,10 +66,7 @@ struct weights {
     const uint8_t *mapping; /* that is pinned or read by the device: the image's, or the second one */
     struct slice *slices;
     size_t slice_count;
-    uint8_t *ring[RING];
-    cu_event ring_free[RING];
-    size_t ring_next;
-    struct pool *readers;
+    struct ring *ring; /* NULL: none, or not any more */
     struct stage stages[STAGES];
     size_t stage_next;
     bool settled, streams;
@@ -167,7 +162,8 @@ static bool choose(struct gpu *gpu, struct weights *w, uint64_t room, uint64_t l
         small += p->kept ? padded(p->length) : 0;
         largest = padded(p->length) > largest ? padded(p->length) : largest;
     }
-    bool whole = all <= room && all <= limit;
+    const bool whole = all <= room && all <= limit;
+    w->streams = false;
     w->stage_bytes = whole || w->reach != REACH_RING ? 0 : largest;
     if (!whole && small + STAGES * w->stage_bytes > room) {
         gpu->status =
@@ -189,12 +185,23 @@ static bool choose(struct gpu *gpu, struct weights *w, uint64_t room, uint64_t l
     return true;
 }
 
+/* Chooses, and takes memory for what is kept: for less where another process has taken of the room meanwhile. */
+static bool take_kept(struct gpu *gpu, struct weights *w, uint64_t room, uint64_t limit)
+{
+    for (;; room /= 2) {
+        if (!choose(gpu, w, room, limit))
+            return false;
+        cu_result result = w->kept_bytes ? gpu->driver->memory_alloc(&w->memory, w->kept_bytes) : 0;
+        if (result != CU_OUT_OF_MEMORY)
+            return gpu_ok(gpu, result, "reserving memory for weights");
+    }
+}
+
 static void take_memory(struct gpu *gpu, struct weights *w)
 {
     uint64_t at = 0;
     GPU(gpu, event_create, "making an event", &w->begun, CU_EVENT_TIMING);
     GPU(gpu, event_create, "making an event", &w->ended, CU_EVENT_TIMING);
-    w->memory = gpu_alloc(gpu, w->kept_bytes, "weights");
     for (size_t i = 0; i < w->given.count; i++)
         if (w->places[i].kept) {
             w->places[i].device = w->memory + at;
@@ -285,94 +292,12 @@ static void copy_place(struct gpu *gpu, struct weights *w, struct place *p)
     end_copy(gpu, w, p);
 }
 
-struct reading {
-    const struct weights *w;
-    uint8_t *to;
-    uint64_t from, bytes; /* of the file */
-    int failed;           /* errno; -1: the file ends */
-};
-
-static void read_parts(void *context, size_t from, size_t to, size_t thread)
-{
-    struct reading *r = context;
-    (void)thread;
-    for (size_t part = from; part < to; part++) {
-        uint64_t at = part * READ_BYTES, end = at + READ_BYTES < r->bytes ? at + READ_BYTES : r->bytes;
-        while (at < end) {
-            ssize_t n = pread(r->w->given.fd, r->to + at, end - at, (off_t)(r->from + at));
-            if (n < 0 && errno == EINTR)
-                continue;
-            if (n <= 0) {
-                __atomic_store_n(&r->failed, n < 0 ? errno : -1, __ATOMIC_RELAXED);
-                return;
-            }
-            at += (uint64_t)n;
-        }
-    }
-}
-
-static void read_file(struct gpu *gpu, struct weights *w, uint8_t *to, uint64_t from, uint64_t bytes)
-{
-    struct reading r = {w, to, from, bytes, 0};
-    pool_run(w->readers, (size_t)((bytes + READ_BYTES - 1) / READ_BYTES), read_parts, &r);
-    if (r.failed < 0)
-        gpu->status =
-            stele_fail(&gpu->error, STELE_DAMAGED, "%s: the file was cut short while it was in use", w->given.name);
-    else if (r.failed)
-        gpu->status =
-            stele_fail(&gpu->error, STELE_SYSTEM, "%s: cannot be read: %s", w->given.name, strerror(r.failed));
-}
-
-static bool open_ring(struct gpu *gpu, struct weights *w)
-{
-    w->readers = pool_open(READERS);
-    if (!w->readers) {
-        gpu->status = stele_fail(&gpu->error, STELE_SYSTEM, "no memory for threads that read the image");
-        return false;
-    }
-    for (size_t i = 0; i < RING; i++) {
-        GPU(gpu, host_alloc, "reserving pinned memory", (void **)&w->ring[i], CUDA_RING_BYTES, 0);
-        GPU(gpu, event_create, "making an event", &w->ring_free[i], CU_EVENT_NO_TIMING);
-    }
-    return gpu->status == STELE_OK;
-}
-
-static void close_ring(struct gpu *gpu, struct weights *w)
-{
-    for (size_t i = 0; i < RING; i++) {
-        if (w->ring[i])
-            gpu->driver->host_free(w->ring[i]);
-        if (w->ring_free[i])
-            gpu->driver->event_destroy(w->ring_free[i]);
-        w->ring[i] = NULL;
-        w->ring_free[i] = NULL;
-    }
-    pool_close(w->readers);
-    w->readers = NULL;
-}
-
-/* Brings a place through the ring to `to`. A buffer is free when the copy out of it is done: an event that was never
- * recorded counts as done. */
-static void ring_place(struct gpu *gpu, struct weights *w, const struct place *p, cu_pointer to)
-{
-    const uint64_t from = (uint64_t)(p->host - w->given.bytes);
-    for (uint64_t at = 0, n; at < p->length && gpu->status == STELE_OK; at += n) {
-        const size_t i = w->ring_next++ % RING;
-        n = p->length - at < CUDA_RING_BYTES ? p->length - at : CUDA_RING_BYTES;
-        if (!GPU(gpu, event_wait, "copying weights", w->ring_free[i]))
-            return;
-        read_file(gpu, w, w->ring[i], from + at, n);
-        GPU(gpu, copy_in, "copying weights", to + at, w->ring[i], n, gpu->transfer);
-        GPU(gpu, event_record, "copying weights", w->ring_free[i], gpu->transfer);
-    }
-}
-
 /* ---- opening and closing ---- */
 
 static void begin(struct gpu *gpu, struct weights *w, bool *refused)
 {
     if (w->reach == REACH_RING) {
-        open_ring(gpu, w);
+        w->ring = ring_open(gpu, &w->given);
         return;
     }
     w->mapping = w->given.bytes;
@@ -402,7 +327,7 @@ struct weights *weights_open(struct gpu *gpu, const struct blas_weights *weights
         *w = (struct weights){.given = *weights, .reach = reach};
     if (!w || !allocate(w))
         gpu->status = stele_fail(&gpu->error, STELE_SYSTEM, "no memory for %zu tensors", weights->count);
-    else if (choose(gpu, w, room, limit)) {
+    else if (take_kept(gpu, w, room, limit)) {
         take_memory(gpu, w);
         if (gpu->status == STELE_OK)
             begin(gpu, w, refused);
@@ -431,7 +356,7 @@ void weights_close(struct gpu *gpu, struct weights *w)
         unpin(gpu, w, true);
     if (w->mapping && w->mapping != w->given.bytes)
         munmap((void *)(uintptr_t)w->mapping, w->given.length);
-    close_ring(gpu, w);
+    ring_close(gpu, w->ring);
     for (size_t i = 0; w->places && i < w->given.count; i++)
         if (w->places[i].arrived)
             gpu->driver->event_destroy(w->places[i].arrived);
@@ -474,7 +399,7 @@ static cu_pointer stage_place(struct gpu *gpu, struct weights *w, const struct p
     struct stage *s = &w->stages[w->stage_next++ % STAGES];
     s->busy = true;
     GPU(gpu, stream_wait_event, "copying weights", gpu->transfer, s->used, 0);
-    ring_place(gpu, w, p, s->memory);
+    ring_bring(gpu, w->ring, (uint64_t)(p->host - w->given.bytes), p->length, s->memory, false);
     GPU(gpu, event_record, "copying weights", s->arrived, gpu->transfer);
     GPU(gpu, stream_wait_event, "copying weights", gpu->compute, s->arrived, 0);
     return s->memory;
@@ -490,7 +415,7 @@ const void *weights_at(struct gpu *gpu, struct weights *w, const void *host)
         return gpu_address(stage_place(gpu, w, p) + within);
     if (p->kept && !p->coming) {
         begin_copy(gpu, w);
-        ring_place(gpu, w, p, p->device);
+        ring_bring(gpu, w->ring, (uint64_t)(p->host - w->given.bytes), p->length, p->device, true);
         end_copy(gpu, w, p);
     }
     if (p->kept && !p->waited) {
@@ -522,8 +447,10 @@ void weights_settle(struct gpu *gpu, struct weights *w)
     if (w->copying && GPU(gpu, event_elapsed, "copying weights", &ms, w->begun, w->ended))
         w->upload = 1e-3 * (double)ms;
     unpin(gpu, w, false);
-    if (!w->streams)
-        close_ring(gpu, w);
+    if (!w->streams) {
+        ring_close(gpu, w->ring);
+        w->ring = NULL;
+    }
     w->settled = true;
 }
 

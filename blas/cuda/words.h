@@ -25,6 +25,9 @@
 #define UNROLL _Pragma("unroll")
 #define INFINITE __int_as_float(0x7f800000)
 
+/* The word stays in a register; the compiler does not work it out anew. */
+#define KEEP(word) asm volatile("" : "+r"(word))
+
 struct __align__(16) words4 {
     uint32_t w[4];
 };
@@ -54,13 +57,8 @@ DEVICE float widen_f16(uint16_t h)
     return x;
 }
 
-/* acc + the four products of signed bytes. */
-DEVICE int32_t dot4(uint32_t a, uint32_t b, int32_t acc)
-{
-    return __dp4a((int)a, (int)b, acc);
-}
-
-/* Four of the eight bytes of (high, low), chosen by the low three bits of each four bits of `which`. */
+/* Four of the eight bytes of (high, low), chosen by the first three of each four bits of the low half of
+ * `which`; the fourth must be 0. */
 DEVICE uint32_t pick_bytes(uint32_t low, uint32_t high, uint32_t which)
 {
     return __byte_perm(low, high, which);
@@ -76,14 +74,24 @@ DEVICE struct words4 load_once(const void *at)
     return v;
 }
 
-/* c[16][8] += a[16][32] times b[32][8], of signed bytes, over a warp; PTX ISA, "mma.m16n8k32": fragments. */
-DEVICE void mma_s8(int32_t c[4], const uint32_t a[4], const uint32_t b[2])
+/* d[16][8] = c + a[16][32] times b[32][8], of signed bytes, over a warp; PTX ISA, "mma.m16n8k32": fragments. */
+DEVICE void mma_s8(int32_t d[4], const uint32_t a[4], const uint32_t b[2], const int32_t c[4])
 {
     asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
-        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"
+        : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(c[0]), "r"(c[1]), "r"(c[2]), "r"(c[3]));
 }
+
+/* Begins to copy 16 bytes to shared memory. What was begun since the last copy_commit is a group; copy_wait(n) waits
+ * for this thread's groups but the last n. Others see them when the block has met. */
+DEVICE void copy_async(void *to, const void *from)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from)
+                 : "memory");
+}
+#define copy_commit() asm volatile("cp.async.commit_group;" ::: "memory")
+#define copy_wait(n) asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory")
 
 DEVICE void atomic_least(uint64_t *at, uint64_t value)
 {

@@ -2,7 +2,8 @@
 /* Every op of the GPU back end leaves the bits that the CPU's leaves with the generic table: on random shapes, odd ones
  * too, in steps of one row and of many, with each way of reaching the weights. The GPU is emulated (fake_driver.c), the
  * interface is the back ends' own: numbers get into slots by embed and out by peek. Weights lie in a file in memory
- * that is mapped as an image is. A failure names its seed; CHECK_SEED=N begins there. */
+ * that is mapped as an image is. A failure names its seed; CHECK_SEED=N begins there.
+ * CHECK_MACHINE is added to what STELE_FAKE_CUDA says. */
 #include <dlfcn.h>
 #include <inttypes.h>
 #include <limits.h>
@@ -16,7 +17,7 @@
 enum {
     FILE_BYTES = 16 << 20,
     SPANS_MAX = 64,
-    ROWS_MAX = 48,
+    ROWS_MAX = 136,
     IDS = 64, /* rows of the table that fills slots */
     SEQUENCES = 3,
     CONTEXT = 400,
@@ -63,7 +64,10 @@ static const struct cuda_library *library(int eager)
     char *end = strstr(path, "/tests/cuda/");
     ck_assert_ptr_nonnull(end);
     strcpy(end, "/emulate/libstele-cuda.so");
-    setenv("STELE_FAKE_CUDA", eager ? "host=1 register=1 eager=1" : "host=1 register=1", 1);
+    char machine[256];
+    const char *more = getenv("CHECK_MACHINE");
+    snprintf(machine, sizeof machine, "host=1 register=1 eager=%d %s", eager, more ? more : "");
+    setenv("STELE_FAKE_CUDA", machine, 1);
     void *opened = dlopen(path, RTLD_NOW);
     ck_assert_msg(opened != NULL, "%s", dlerror());
     const struct cuda_library *found = dlsym(opened, CUDA_LIBRARY_SYMBOL);
@@ -199,7 +203,7 @@ static bool same_number(float a, float b)
 /* Waits for both; all slots from `first` on must be the same, and so must be what finish says. */
 static void compare(struct world *w, const char *what, size_t first)
 {
-    static float numbers[2][1 << 19];
+    static float numbers[2][1 << 21];
     struct blas_fault faults[2];
     for (int i = 0; i < 2; i++) {
         struct stele_error err;
@@ -221,9 +225,9 @@ static void compare(struct world *w, const char *what, size_t first)
 
 static size_t random_count(struct world *w)
 {
-    static const size_t edges[] = {1, 1, 2, 4, 5, 8, 9, 31, 32, 33, ROWS_MAX};
+    static const size_t edges[] = {1, 1, 2, 4, 5, 8, 9, 31, 32, 33, 48, 64, 65, 128, 129, ROWS_MAX};
     return rng_below(&w->rng, 3) ? edges[rng_below(&w->rng, sizeof edges / sizeof *edges)]
-                                 : rng_from(&w->rng, 1, ROWS_MAX);
+                                 : rng_from(&w->rng, 1, 48);
 }
 
 static size_t random_size(struct world *w, size_t most)
@@ -250,7 +254,7 @@ START_TEST(linear_is_the_cpus)
         static struct world w;
         world_make(&w, seed_of(round));
         const int gate = (int)rng_below(&w.rng, GATES) - 1; /* clamped ones are the experts' */
-        const size_t share = w.seed % 4, k = random_size(&w, w.seed % 11 ? 700 : 9000);
+        const size_t share = w.seed % 4, k = w.seed % 11 ? random_size(&w, 700) : rng_from(&w.rng, 2100, 9000);
         const size_t panels = rng_from(&w.rng, 1, k > 2000 ? 2 : 6) * (gate >= 0 ? 2 : 1);
         struct op_linear op = {
             .weight = matrix(&w, type, panels * PANEL_ROWS - (gate >= 0 ? 0 : rng_below(&w.rng, 16)), k, share),
@@ -346,11 +350,12 @@ START_TEST(norm_is_the_cpus)
 }
 END_TEST
 
-/* Rows of the step: each sequence goes on by some positions. */
-static size_t random_rows(struct world *w, uint32_t next[SEQUENCES], bool many)
+/* Rows of the step: each sequence goes on by some positions, or one alone does. */
+static size_t random_rows(struct world *w, uint32_t next[SEQUENCES], bool many, bool alone)
 {
     size_t count = 0;
-    for (uint32_t s = 0; s < SEQUENCES; s++)
+    const uint32_t only = (uint32_t)rng_below(&w->rng, SEQUENCES);
+    for (uint32_t s = alone ? only : 0; s < (alone ? only + 1 : SEQUENCES); s++)
         for (size_t n = many ? rng_from(&w->rng, 14, 24) : rng_below(&w->rng, 3); n && next[s] < CONTEXT && count < ROWS_MAX; n--, count++)
             w->rows[count] = (struct blas_row){0, next[s]++, s, w->tables[s]};
     if (!count)
@@ -411,7 +416,7 @@ START_TEST(keys_values_and_attention_are_the_cpus)
         attend.out = w.slots[3];
         for (int step = 0; step < 24; step++) {
             size_t row;
-            begin(&w, random_rows(&w, next, step % 3 != 0));
+            begin(&w, random_rows(&w, next, step % 3 != 0, step % 4 == 1));
             for (int i = 0; i < 2; i++)
                 ck_assert(w.backends[i]->rope_kv(w.devices[i], &rope, &row));
             if (w.step.count > 2 && step % 2) { /* as for the last layer: only the later rows go on */
@@ -458,7 +463,7 @@ START_TEST(keys_beyond_the_type_are_named)
     struct op_embed embed = {w.slots[4], large, 1};
     uint32_t next[SEQUENCES] = {0};
     for (int step = 0; step < 3; step++) {
-        begin(&w, random_rows(&w, next, true));
+        begin(&w, random_rows(&w, next, true, false));
         for (size_t r = 0; r < w.step.count; r++)
             w.rows[r].id = 0;
         w.backends[1]->embed(w.devices[1], &embed);

@@ -7,9 +7,11 @@
  *
  *     devices=N version=N memory=BYTES host=0|1 register=0|1   what there is (default 1, 13000, 1 GiB, 0, 0)
  *     init=N                                                    cuInit gives this error
- *     pin_fails=N  copy_fails=N  kernel_fails=N                 the N-th of them, from 1 on, fails
+ *     pin_fails=N  copy_fails=N  kernel_fails=N  alloc_fails=N  the N-th of them, from 1 on, fails
  *     eager=1                                                   copies of a stream without kernels happen at once
  *     sticky=1                                                  and so does all that follows in its context
+ *     races=1  seed=N  without=FILE:LINE                        how kernels run (emulate.h)
+ *     log=FILE                                                  copies and kernels as they are done, and kernels as they are put on
  *     report=FILE                                               at exit: what was not given back, and calls */
 #include <inttypes.h>
 #include <stdio.h>
@@ -37,14 +39,15 @@ enum {
 /* ---- what machine this is, and what it holds ---- */
 
 static struct {
-    uint64_t devices, version, memory, host, registers, init, pin_fails, copy_fails, kernel_fails, sticky, eager;
+    uint64_t devices, version, memory, host, registers, init, pin_fails, copy_fails, kernel_fails, alloc_fails, sticky, eager, races;
     char report[4096];
+    FILE *logging;
 } set = {.devices = 1, .version = 13000, .memory = 1ull << 30};
 
 static struct {
     uint64_t contexts, modules, streams, events, graphs, execs, host_allocs; /* alive */
     uint64_t allocated;
-    uint64_t pins, copies, kernels, graph_launches; /* calls */
+    uint64_t pins, copies, kernels, allocs, graph_launches; /* calls */
     cu_result broken; /* of the context: a sticky error */
     uint8_t *arena;
     struct {
@@ -64,9 +67,18 @@ static void read_setting(const char *key, const char *value)
     } numbers[] = {{"devices", &set.devices},     {"version", &set.version},       {"memory", &set.memory},
                    {"host", &set.host},           {"register", &set.registers},    {"init", &set.init},
                    {"pin_fails", &set.pin_fails}, {"copy_fails", &set.copy_fails}, {"kernel_fails", &set.kernel_fails},
-                   {"sticky", &set.sticky},       {"eager", &set.eager}};
+                   {"sticky", &set.sticky},       {"eager", &set.eager},         {"races", &set.races},
+                   {"seed", &emulation.seed},     {"alloc_fails", &set.alloc_fails}};
     if (!strcmp(key, "report")) {
         snprintf(set.report, sizeof set.report, "%s", value);
+        return;
+    }
+    if (!strcmp(key, "log")) {
+        set.logging = fopen(value, "w");
+        return;
+    }
+    if (!strcmp(key, "without")) {
+        snprintf(emulation.without, sizeof emulation.without, "%s", value);
         return;
     }
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
@@ -90,10 +102,13 @@ static __attribute__((constructor)) void read_settings(void)
         *equals = '\0';
         read_setting(word, equals + 1);
     }
+    emulation.races = set.races;
 }
 
 static __attribute__((destructor)) void write_report(void)
 {
+    if (set.logging)
+        fclose(set.logging);
     uint64_t allocations = 0, pinned = 0;
     FILE *f = set.report[0] ? fopen(set.report, "w") : NULL;
     if (!f)
@@ -219,14 +234,20 @@ static double now(void)
 }
 
 static void drain(struct cu_stream *stream, uint64_t ticket);
+static bool is_device(cu_pointer pointer, size_t bytes);
 
 static void do_work(struct cu_stream *stream, const struct work *w)
 {
     switch (w->kind) {
     case WORK_KERNEL:
+        if (set.logging)
+            fprintf(set.logging, "kernel %s\n", kernels[w->kernel].name);
         emulate_launch(kernels[w->kernel].run, w->args, w->blocks, kernels[w->kernel].threads);
         break;
     case WORK_COPY:
+        if (set.logging)
+            fprintf(set.logging, "copy %s %zu %zu\n", is_device((cu_pointer)(uintptr_t)w->to, 1) ? "in" : "out",
+                    (size_t)(w->to - has.arena), w->bytes);
         memmove(w->to, w->from, w->bytes);
         break;
     case WORK_SET:
@@ -421,8 +442,8 @@ cu_result cuMemAlloc_v2(cu_pointer *pointer, size_t bytes)
 {
     uint64_t at = 0;
     size_t place = 0;
-    if (has.broken)
-        return has.broken;
+    if (has.broken || ++has.allocs == set.alloc_fails)
+        return has.broken ? has.broken : NO_MEMORY;
     bytes = round_up(bytes, 256);
     for (bool moved = true; moved;) {
         moved = false;
@@ -475,7 +496,7 @@ cu_result cuMemHostAlloc(void **pointer, size_t bytes, unsigned flags)
     (void)flags;
     if (has.broken)
         return has.broken;
-    *pointer = malloc(bytes);
+    *pointer = aligned_alloc(4096, round_up(bytes, 4096)); /* whole pages, as the driver gives them */
     if (!*pointer)
         return NO_MEMORY;
     memset(*pointer, 0xff, bytes);
@@ -714,5 +735,7 @@ cu_result cuLaunchKernel(cu_function function, unsigned grid_x, unsigned grid_y,
     if (!grid_x || grid_x > INT32_MAX || grid_y != 1 || grid_z != 1 || block_x != kernels[kernel].threads ||
         block_y != 1 || block_z != 1 || shared_bytes || extra)
         return INVALID;
+    if (set.logging)
+        fprintf(set.logging, "put %s\n", kernels[kernel].name);
     return put(stream, (struct work){.kind = WORK_KERNEL, .kernel = kernel, .blocks = grid_x, .args = arguments[0]});
 }

@@ -18,11 +18,12 @@ THREADS = dict(re.findall(r"X\((\w+), \w+, (\d+)\)", (ROOT / "blas" / "cuda" / "
 # Registers of a thread, so that blocks enough stand on a processor's 65,536: the least that __launch_bounds__ asks for.
 SOURCE = "".join(f.read_text() for f in sorted((ROOT / "blas" / "cuda").glob("*.cu*")))
 BLOCKS = {}
-for name, blocks in re.findall(r"KERNEL\((\w+(?:##name##_\d)?), struct args_\w+, \d+, (\d)\)", SOURCE):
+for name, threads, blocks in re.findall(r"KERNEL\((\w+(?:##name##_\d+)?), struct args_\w+, (\d+), (\d)\)", SOURCE):
     for t in ("f32", "bf16", "f16", "q8", "q4", "mxfp4") if "##" in name else ("",):
-        BLOCKS[name.replace("##name##", t)] = int(blocks)
+        if THREADS.get(name.replace("##name##", t)) == threads:
+            BLOCKS[name.replace("##name##", t)] = int(blocks)
 assert set(BLOCKS) == set(THREADS), set(BLOCKS) ^ set(THREADS)
-SHARED_BYTES = 16384
+SHARED_BYTES = 49152  # all that a kernel can have without asking for more
 
 
 def compiled():
