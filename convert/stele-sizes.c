@@ -149,7 +149,7 @@ struct answer {
     uint64_t kv_read;     /* those that a token at the end of the context reads */
     uint64_t sequences;
     uint64_t own;     /* bytes that a process makes its own, at most */
-    uint64_t gpu;     /* bytes that --device cuda keeps in the GPU's memory, scratch left out */
+    uint64_t gpu;     /* bytes that --device cuda takes of the GPU's memory */
     double bandwidth; /* bytes per second; 0: not known */
     bool text_known;
 };
@@ -180,10 +180,11 @@ static void print_json(const struct answer *a)
     printf(", \"rest_bytes\": %" PRIu64 ", \"context\": %" PRIu32 ", \"parallel\": %" PRIu64
            ", \"chunk\": %" PRIu32 ", \"threads\": %" PRIu32
            ", \"kv\": \"%s\", \"kv_token_bytes\": %" PRIu64 ", \"kv_bytes\": %" PRIu64
-           ", \"scratch_bytes\": %" PRIu64 ", \"own_bytes\": %" PRIu64 ", \"gpu_bytes\": %" PRIu64 ", \"read_bytes\": %" PRIu64
+           ", \"scratch_bytes\": %" PRIu64 ", \"own_bytes\": %" PRIu64 ", \"gpu_scratch_bytes\": %" PRIu64 ", \"gpu_bytes\": %" PRIu64 ", \"read_bytes\": %" PRIu64
            ", \"kv_read_bytes\": %" PRIu64,
            z->rest, a->session.context, a->sequences, a->session.chunk, a->session.threads,
-           a->session.kv, a->kv_position, a->session.kv_bytes, a->session.scratch_bytes, a->own, a->gpu,
+           a->session.kv, a->kv_position, a->session.kv_bytes, a->session.scratch_bytes, a->own,
+           a->session.gpu_scratch_bytes, a->gpu,
            z->read, a->kv_read);
     if (a->bandwidth > 0)
         printf(", \"bandwidth_bytes_per_s\": %.4g, \"tokens_per_s_empty\": %.4g, "
@@ -235,8 +236,9 @@ static void print_text(const struct answer *a)
     print_bytes("scratch", a->session.scratch_bytes, note);
     print_bytes("own memory", a->own,
                 "at most: keys and values, scratch and 4 MiB; the image is shared");
-    print_bytes("on a GPU", a->gpu,
-                "weights without the embedding's rows, keys and values; scratch comes to it; --vram limits the weights");
+    snprintf(note, sizeof note, "weights without the embedding's rows, keys and values, scratch of %" PRIu64 "; see --vram",
+             a->session.gpu_scratch_bytes);
+    print_bytes("on a GPU", a->gpu, note);
     print_bytes("read for a token", z->read, "of the image, where nothing is before it");
     snprintf(note, sizeof note, "with a full context: %" PRIu64 " of keys and values too",
              a->kv_read);
@@ -275,7 +277,7 @@ static enum stele_status answer(const struct settings *s, const struct stele_ima
     uint64_t number_bytes = !strcmp(a.session.kv, "f16") ? 2 : 4;
     a.kv_position = a.sizes.position_numbers * number_bytes;
     a.kv_read = numbers * number_bytes;
-    a.gpu = a.sizes.layers + a.sizes.experts + a.sizes.head + a.session.kv_bytes;
+    a.gpu = a.sizes.layers + a.sizes.experts + a.sizes.head + a.session.kv_bytes + a.session.gpu_scratch_bytes;
     a.own = a.session.kv_bytes + a.session.scratch_bytes + OTHER_BYTES;
     a.bandwidth = measure_bandwidth(a.session.threads);
     if (s->json)

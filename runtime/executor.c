@@ -16,6 +16,7 @@
 #include "ahead.h"
 #include "arrival.h"
 #include "cpus.h"
+#include "cuda_memory.h"
 #include "gpus.h"
 #include "library.h"
 #include "numbers.h"
@@ -371,15 +372,18 @@ static enum stele_status list_spans(struct stele_session *s, const uint8_t *weig
     return done ? STELE_OK : stele_fail(err, STELE_SYSTEM, "no memory for %" PRIu32 " tensors", s->plan.tensor_count);
 }
 
-/* Every op of the plan is one that the back end has. */
-static enum stele_status check_ops(const struct stele_session *s, struct stele_error *err)
+/* Every op of the plan is one that the back end has, which becomes the CPU's where that is allowed. */
+static enum stele_status check_ops(struct stele_session *s, struct stele_error *err)
 {
     const struct blas_backend *b = s->backend;
     const bool has[PLAN_CODES] = {[PLAN_EMBED] = b->embed,         [PLAN_NORM] = b->norm,       [PLAN_LINEAR] = b->linear,
                                   [PLAN_ROPE_KV] = b->rope_kv,     [PLAN_ROUTER] = b->router,   [PLAN_EXPERTS] = b->experts,
                                   [PLAN_ATTENTION] = b->attention, [PLAN_LOGITS] = b->logits,   [PLAN_GATE] = b->gate};
     for (uint32_t i = 0; i < s->plan.counts.ops; i++)
-        if (!has[s->plan.ops[i].code])
+        if (!has[s->plan.ops[i].code] && s->may_be_cpu) {
+            s->backend = &blas_cpu;
+            return STELE_OK;
+        } else if (!has[s->plan.ops[i].code])
             return stele_fail(err, STELE_INPUT, "op %" PRIu32 " of the plan, %s, is none that --device %s computes", i,
                               plan_forms[s->plan.ops[i].code].name, b->name);
     return STELE_OK;
@@ -404,23 +408,31 @@ static enum stele_status advise(struct stele_session *s, const struct blas_setup
     return STELE_SYSTEM;
 }
 
-static enum stele_status open_device(struct stele_session *s, const struct stele_options *o,
-                                     const struct blas_kernels *kernels, const uint8_t *weights, struct stele_error *err)
+/* What a device is opened for, but for threads, weights, keys and values. */
+static struct blas_setup setup_of(const struct stele_session *s)
 {
     struct blas_setup setup = {
-        .threads = o->threads ? o->threads : cpus_threads(THREADS_MAX),
         .rows_max = s->chunk,
         .scratch_numbers = (size_t)s->plan.counts.slot_numbers * s->chunk,
         .kv_type = (int)s->kv_type,
-        .kernels = kernels,
+        .kernels = s->table,
         .sequences = s->kv.sequences,
         .positions = s->context,
         .vocabulary = s->plan.counts.vocabulary,
-        .weights = {s->image->name, s->image->bytes, s->image->length, s->image->fd, s->spans, s->span_count},
         .ordinal = s->ordinal,
-        .limit = o->vram ? o->vram : UINT64_MAX,
     };
     measure(s, &setup);
+    return setup;
+}
+
+static enum stele_status open_device(struct stele_session *s, const struct stele_options *o, const uint8_t *weights,
+                                     struct stele_error *err)
+{
+    struct blas_setup setup = setup_of(s);
+    setup.threads = o->threads ? o->threads : cpus_threads(THREADS_MAX);
+    setup.weights = (struct blas_weights){s->image->name, s->image->bytes, s->image->length,
+                                          s->image->fd,   s->spans,        s->span_count};
+    setup.limit = o->vram ? o->vram : UINT64_MAX;
     struct resolver r = {.session = s, .weights = weights};
     r.kv_offset = calloc(s->plan.counts.states + (size_t)1, sizeof *r.kv_offset);
     if (!r.kv_offset)
@@ -482,7 +494,7 @@ enum stele_status stele_session_open(struct stele_session **out, const struct st
     if (status == STELE_OK && s->backend != &blas_cpu) /* which brings them to a memory of its own at once */
         status = image_await_whole(s->image, err);
     if (status == STELE_OK)
-        status = open_device(s, options, kernels, weights, err);
+        status = open_device(s, options, weights, err);
     if (status == STELE_OK)
         *out = s;
     else
@@ -832,7 +844,8 @@ enum stele_status stele_logits(struct stele_session *s, size_t from, size_t coun
 
 struct stele_session_info stele_session_info(const struct stele_session *s)
 {
-    struct blas_memory memory = s->backend->memory(s->device);
+    const struct blas_memory memory = s->backend->memory(s->device);
+    const struct blas_setup setup = setup_of(s);
     size_t used = 0;
     for (size_t i = 0; i < s->expert_count; i++)
         used += s->experts_used[i];
@@ -849,6 +862,7 @@ struct stele_session_info stele_session_info(const struct stele_session *s)
         .kv = s->kv_type == KV_F16 ? "f16" : "f32",
         .kv_bytes = memory.kv_bytes,
         .scratch_bytes = memory.scratch_bytes,
+        .gpu_scratch_bytes = cuda_scratch_bytes(&setup),
         .first_op = s->first_op,
         .experts = s->expert_count,
         .experts_used = used,

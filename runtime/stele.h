@@ -200,7 +200,8 @@ struct stele_session_info {
     const char *map;     /* how a GPU reaches the weights: "host", "register", "remap", "ring"; NULL: it is the CPU */
     uint64_t vram_bytes; /* of weights that it keeps */
     double upload;       /* seconds that bringing these took, once all are there; 0 before */
-    uint64_t reserved[2];
+    uint64_t gpu_scratch_bytes; /* what scratch_bytes is, or would be, on a GPU */
+    uint64_t reserved[1];
 };
 STELE_API struct stele_session_info stele_session_info(const struct stele_session *session);
 

@@ -108,6 +108,18 @@ def a_run_draws_the_cpus_ids_and_its_later_steps_are_graphs():
     assert r.report["alive"] == NOTHING, r.report
 
 
+@test
+def sizes_knows_what_a_run_takes_of_the_gpus_memory():
+    for context in (64, 1024):
+        path, of = image(_odd, "q8"), ["--context", context, "--chunk", 48]
+        known = json.loads(stele("sizes", path, "--json", *of).exits(0).text)
+        took = gpu("run", path, "--ids", "1 2", "-n", 1, "--print", "ids", "--device", "cuda", "--stats", *of).exits(0).stats
+        assert took["scratch_bytes"] == known["gpu_scratch_bytes"], (took, known)
+        assert took["kv_bytes"] == known["kv_bytes"], (took, known)
+        all = took["vram_bytes"] + took["kv_bytes"] + took["scratch_bytes"]
+        assert abs(known["gpu_bytes"] - all) < 0.02 * all, (known["gpu_bytes"], all)
+
+
 # ---- ways of reaching the weights ----
 
 
@@ -183,6 +195,71 @@ def a_second_mapping_shares_its_pages_with_the_first():
         in_memory.unlink(missing_ok=True)
 
 
+_larger = llama("larger", hidden_size=256, intermediate_size=704, num_hidden_layers=6, num_attention_heads=4, head_dim=64,
+                num_key_value_heads=2, vocab_size=1000, max_position_embeddings=256, tie_word_embeddings=False)  # fmt: skip
+
+
+def logged(path, *options, machine="", **more):
+    """[("copy", to, bytes) | ("kernel", name)] as they were done, which a GPU of the tests does no earlier than it must,
+    and ("put", name) when a kernel was given to it."""
+    log = SCRATCH / "log"
+    r = gpu("run", path, "--ids", "9 8 7", "-n", 4, "--print", "ids", "--device", "cuda", "--stats", *options,
+            machine=f"{machine} log={log}", **more).exits(0)  # fmt: skip
+    lines = [line.split() for line in log.read_text().splitlines()]
+    return r, [("copy", int(l[2]), int(l[3])) if l[0] == "copy" else (l[0], l[1]) for l in lines if l[:2] != ["copy", "out"]]
+
+
+@test
+def weights_come_in_plan_order_and_compute_goes_on_behind_them():
+    path = image(_larger, "f32")
+    want = stele("run", path, "--ids", "9 8 7", "-n", 4, "--print", "ids").exits(0).out
+    for way, machine in (("host", "host=1"), ("register", "register=1"), ("ring", "")):
+        r, log = logged(path, machine=machine, map=way)
+        assert r.out == want and r.stats["map"] == way
+        large = [(i, x[1]) for i, x in enumerate(log) if x[0] == "copy" and x[2] >= 16384]
+        assert len(large) > 50 and [to for _, to in large] == sorted(to for _, to in large), way
+        # a ring is fed by the thread that starts kernels: those that wait for what it has brought are given before
+        kernels = [i for i, x in enumerate(log) if x[0] == ("put" if way == "ring" else "kernel")]
+        before = sum(i < large[-1][0] for i in kernels)
+        assert before > 6 * 8, f"{way}: {before} kernels ran before the last weights came"
+        assert kernels[0] < large[len(large) // 6][0], way
+
+
+@test
+def weights_that_do_not_fit_come_in_each_step_and_the_others_once():
+    path = image(_larger, "f32")
+    want = stele("run", path, "--ids", "9 8 7", "-n", 4, "--print", "ids").exits(0).out
+    whole = logged(path, map="ring")[0].stats["vram_bytes"]
+    for vram in (whole // 2, whole // 7, 1):
+        for way, machine in (("ring", ""), ("ring", "eager=1"), ("register", "register=1"), ("host", "host=1")):
+            r, log = logged(path, "--vram", vram, machine=machine, map=way)
+            kept = r.stats["vram_bytes"]
+            assert r.out == want and r.report["alive"] == NOTHING and kept <= max(vram, 40000), (way, vram, kept)
+            copied = sum(x[2] for x in log if x[0] == "copy")
+            streamed = 4 * (whole - kept) if way == "ring" else 0  # a prefill and three more steps
+            assert streamed <= copied - kept + 4096 and copied <= kept + streamed + 40000, (way, vram, copied, kept)
+
+
+@slow(needs=Path(shutil.which("fincore") or "fincore"))
+def a_cold_image_is_read_past_the_page_cache_but_for_what_comes_in_each_step():
+    large = llama("large", hidden_size=512, intermediate_size=2048, num_hidden_layers=4, num_attention_heads=4, head_dim=128,
+                  num_key_value_heads=2, vocab_size=300, max_position_embeddings=256, tie_word_embeddings=False)  # fmt: skip
+    path = fresh("cold") / "cold.stele"
+    shutil.copyfile(image(large, "f32"), path)
+    if on_memory(path):
+        return
+    run = ["run", path, "--ids", "9 8 7", "-n", 1, "--print", "ids", "--device", "cuda"]
+    want = stele(*run[:-2]).exits(0).out
+    size, resident = path.stat().st_size, lambda: int(call(["fincore", "-b", "-n", "-o", "RES", path]).text)
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+        for options, least, most in (([], 0, 0.5), (["--vram", 1], 0.9, 1)):  # one fault reads 8 MiB ahead on some machines
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            assert size > 60_000_000 and resident() < size / 50, (size, resident())
+            assert gpu(*run, *options, map="ring").exits(0).out == want
+            assert least * size <= resident() <= most * size, (options, resident(), size)
+
+
 # ---- sentences ----
 
 
@@ -226,6 +303,20 @@ def devices_that_are_not_there_and_names_that_are_none_are_refused():
 
 
 @test
+def a_plan_with_an_op_that_the_gpu_lacks_is_refused_by_name_before_anything_is_opened():
+    place = fresh("lacking")
+    shutil.copy(EMULATE / "stele", place)
+    call(["gcc", "-shared", "-fPIC", f"-I{ROOT}/blas", f"-I{ROOT}/image", f'-DREAL="{EMULATE}/libstele-cuda.so"', "-o",
+          place / "libstele-cuda.so", ROOT / "tests" / "cuda" / "lacking_library.c"]).exits(0)  # fmt: skip
+    run = [place / "stele", "run", image(_odd, "q8"), "--ids", "1", "-n", 1, "--print", "ids", "--device"]
+    for op in ("embed", "norm", "linear", "rope_kv", "attention", "logits"):
+        env = {"LACKS": op, "STELE_FAKE_CUDA": ""}
+        call([*run, "cuda"], env=env).exits(3, f" of the plan, {op}, is none that --device cuda computes")
+        call([*run, "auto"], env=env).exits(0)
+    assert call([*run, "cuda"], env={"LACKS": "experts", "STELE_FAKE_CUDA": ""}).code == -6  # it is opened
+
+
+@test
 def what_does_not_fit_is_said_with_the_bytes_needed_and_free():
     path = image(_odd, "f32")
     run = ["run", path, "--ids", "1", "-n", 1, "--print", "ids", "--device"]
@@ -237,6 +328,14 @@ def what_does_not_fit_is_said_with_the_bytes_needed_and_free():
             r.exits(1, "out of memory on the GPU", "free")
     assert r.code == 0
     gpu(*run, "auto", machine="memory=100000").exits(0)
+    codes = []
+    for n in range(1, 20):  # another process takes memory in between: of weights fewer are kept then
+        r = gpu(*run, "cuda", machine=f"alloc_fails={n}")
+        codes.append(r.code)
+        assert r.report["alive"] == NOTHING
+        if r.code:
+            r.exits(1, "out of memory on the GPU: ", " need ", " are free")
+    assert codes[0] == 1 and codes[codes.index(0) :] == [0] * codes.count(0) and 0 in codes, codes
 
 
 @test
@@ -292,6 +391,9 @@ def the_script_for_machines_with_a_gpu_runs_and_finds_the_bits():
     rows = [json.loads(line) for line in (place / "work" / "results.json").read_text().splitlines()]
     assert [x["weights"] for x in rows] == ["q8", "q4", "bf16"] and all(x["map"] == "register" for x in rows)
     assert all(set(x["decode"]) == {"1", "8", "32"} and x["prefill_s"] > 0 and x["upload_s"] > 0 for x in rows), rows
+    assert all(x["warm_ms"] > 0 and x["cold_ms"] > 0 for x in rows), rows
+    table = [line for line in r.text.splitlines() if line.startswith("|")]
+    assert len(table) == 5 and all(line.count("|") == 10 for line in table), table
     none = call([place / "gpu-check", "--small", "--work", place / "none"], env={"STELE_FAKE_CUDA": "devices=0"})
     none.exits(1, "no cuda:0 on this machine; nothing was checked")
 
