@@ -225,7 +225,7 @@ def weights_come_in_plan_order_and_compute_goes_on_behind_them():
         assert kernels[0] < large[len(large) // 6][0], way
 
 
-@test
+@slow
 def weights_that_do_not_fit_come_in_each_step_and_the_others_once():
     path = image(_larger, "f32")
     want = stele("run", path, "--ids", "9 8 7", "-n", 4, "--print", "ids").exits(0).out
