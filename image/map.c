@@ -60,7 +60,7 @@ static enum stele_status check_header(struct image *image, const void *table, st
 {
     const struct image_header *h = &image->header;
     size_t have = image->length < sizeof h->magic ? (size_t)image->length : sizeof h->magic;
-    if (!memcmp(image->bytes, IMAGE_MAGIC, have) && image->length < 2 * IMAGE_PAGE)
+    if (!memcmp(h->magic, IMAGE_MAGIC, have) && image->length < 2 * IMAGE_PAGE)
         return stele_fail(err, STELE_DAMAGED, "%s: %" PRIu64 " bytes are not even its header; cut short, copy it again",
                           image->name, image->length);
     if (image->length < 2 * IMAGE_PAGE || memcmp(h->magic, IMAGE_MAGIC, sizeof h->magic))
@@ -143,10 +143,13 @@ enum stele_status image_open(struct image **out, const char *path, struct stele_
         return STELE_SYSTEM;
     image->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe is refused, not waited for */
     enum stele_status status = map_file(image, UINT64_MAX, err);
-    if (status == STELE_OK && image->length >= 2 * IMAGE_PAGE)
-        memcpy(&image->header, image->bytes, sizeof image->header);
-    if (status == STELE_OK)
-        status = check_header(image, image->bytes + IMAGE_PAGE, err);
+    uint8_t pages[2 * IMAGE_PAGE] = {0}; /* read, not mapped: of a file cut short now nobody awaits the signal yet */
+    if (status == STELE_OK && pread(image->fd, pages, sizeof pages, 0) < 0)
+        status = stele_fail(err, STELE_SYSTEM, "%s: cannot read its header: %s", image->name, strerror(errno));
+    if (status == STELE_OK) {
+        memcpy(&image->header, pages, sizeof image->header);
+        status = check_header(image, pages + IMAGE_PAGE, err);
+    }
     return opened(out, image, status);
 }
 
