@@ -436,19 +436,18 @@ DEVICE void many_rows(const struct args_dot *a, enum tensor_type type, struct ti
     mma_zero(zero);
     UNROLL for (uint32_t g = 0; g < STAGES - 1; g++) tile_bring(type, m, &from, g, 0);
     for (uint64_t b = 0; b < blocks; b++) {
-        const struct tile_source next = tile_source_of(a, type, panel, scales, row, b + 1);
-        const uint32_t turn = (uint32_t)(b % 2);
+        const uint32_t turn = (uint32_t)(b % 2), groups = from.groups;
         float acc[8][4][2];
         UNROLL for (uint32_t i = 0; i < 64; i++) acc[i / 8][i / 2 % 4][i % 2] = 0;
         UNROLL for (uint32_t g = 0; g < BLOCK_GROUPS; g++)
         {
-            if (g < from.groups) {
+            const uint32_t ahead = g + STAGES - 1;
+            if (g < groups) {
                 copy_wait(STAGES - 2); /* group g is there, */
                 sync_block();          /* for all, and all are done with the one before */
-                if (g + STAGES - 1 < BLOCK_GROUPS)
-                    tile_bring(type, m, &from, g + STAGES - 1, turn);
-                else
-                    tile_bring(type, m, &next, g + STAGES - 1 - BLOCK_GROUPS, 1 - turn);
+                if (ahead == BLOCK_GROUPS)
+                    from = tile_source_of(a, type, panel, scales, row, b + 1);
+                tile_bring(type, m, &from, ahead % BLOCK_GROUPS, ahead < BLOCK_GROUPS ? turn : 1 - turn);
                 if (rows < t.count)
                     tile_group(type, m, &lane, g, turn, table, zero, acc);
             }
@@ -458,7 +457,6 @@ DEVICE void many_rows(const struct args_dot *a, enum tensor_type type, struct ti
             float *to = &sum[i / 8][i / 2 % 4][i % 2];
             *to = b ? *to + acc[i / 8][i / 2 % 4][i % 2] : acc[i / 8][i / 2 % 4][i % 2];
         }
-        from = next;
     }
     copy_wait(0);
     sync_block(); /* what passed through is not needed any more */
