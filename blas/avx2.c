@@ -251,6 +251,11 @@ static inline bits quad_load(const void *p)
     return v;
 }
 
+static inline bits bits_once(bits v)
+{
+    return v;
+}
+
 static inline bits quad_splat(const int8_t *p)
 {
     int32_t four;

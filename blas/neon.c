@@ -283,6 +283,11 @@ static inline bits quad_load(const void *p)
     return vld1q_s32(p);
 }
 
+static inline bits bits_once(bits v)
+{
+    return v;
+}
+
 static inline bits quad_splat(const int8_t *p)
 {
     return first_lane(p);
