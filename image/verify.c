@@ -95,8 +95,9 @@ static enum stele_status check_pages(const struct image *image, struct image_wat
 
 enum stele_status image_verify(const struct image *image, struct image_watch *watch, struct stele_error *err)
 {
-    enum stele_status status = image->arrival ? stele_fail(err, STELE_USAGE, "%s: it is arriving; open it again when it is there", image->name)
-                                              : check_pages(image, watch, err);
+    if (image->arrival)
+        return stele_fail(err, STELE_USAGE, "%s: it is arriving; open it again when it is there", image->name);
+    enum stele_status status = check_pages(image, watch, err);
     uint64_t end = 2 * IMAGE_PAGE;
     for (uint32_t i = 0; status == STELE_OK && i < image->header.sections; i++) {
         const struct image_section *s = &image->sections[i];

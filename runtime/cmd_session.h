@@ -22,7 +22,8 @@ extern struct cmd_session cmd_session;
 #define CMD_SESSION_OPTIONS                                                                                               \
     {"--kv", OPTION_CHOICE, &cmd_session.kv, NULL, "keys and values (default f32 for f32 images, else f16)", 0, 0,        \
      "f32|f16"},                                                                                                          \
-    {"--chunk", OPTION_COUNT, &cmd_session.chunk, "N", "tokens of a step at most (default 512; of a model that arrives 2048)", 1, 65536, NULL},         \
+    {"--chunk", OPTION_COUNT, &cmd_session.chunk, "N",                                                                   \
+     "tokens of a step at most (default 512; of a model that arrives 2048)", 1, 65536, NULL},                            \
     {"--threads", OPTION_COUNT, &cmd_session.threads, "N", "default: the CPUs this process may use", 1, 256, NULL},       \
     {"--cpus", OPTION_CPUS, NULL, "LIST", "use these CPUs only, as \"0-3,8\"", 0, 0, NULL},                               \
     {"--device", OPTION_TEXT, &cmd_session.device, "NAME", "cpu (the default), cuda, cuda:N, or auto: a GPU where one is",\

@@ -30,22 +30,12 @@ web = Web(ROOT_FOLDER)
 PROMPT = ["--ids", "1 5 9", "-n", "8", "--print", "ids"]
 
 
-class Home:
-    """A store of its own."""
-
-    def __init__(self):
-        self.path = fresh("home") / "stele"
-        self.env = {"STELE_HOME": str(self.path)}
-
-    def call(self, *args, env=None, **kwargs):
-        return stele(*args, env=self.env | (env or {}), **kwargs)
+class Filling(Home):
+    """One that tells how far it is."""
 
     def start(self, *args, **kwargs):
         return subprocess.Popen([str(a) for a in [BUILD / "stele", *args]], env=os.environ | self.env, stdout=subprocess.PIPE,
                                 stderr=subprocess.PIPE, **kwargs)  # fmt: skip
-
-    def files(self, folder):
-        return sorted(os.listdir(self.path / folder)) if (self.path / folder).exists() else []
 
     def begun(self):
         """The image that is being written."""
@@ -94,7 +84,7 @@ def fetched():
 def a_reference_that_the_store_lacks_is_fetched_and_answered_and_the_next_run_finds_it():
     for name, made in [("demo", image(DEMO, None)), ("demo#q8", image(DEMO, "q8")), ("middle", MADE), ("m.stele", MADE),
                        ("m.stele.zst", MADE)]:  # fmt: skip
-        home, want = Home(), stele("run", made, *PROMPT).exits(0).out
+        home, want = Filling(), stele("run", made, *PROMPT).exits(0).out
         web.requests()
         for again in (False, True):
             r = home.call("run", web.plain + name, *PROMPT).exits(0)
@@ -106,10 +96,10 @@ def a_reference_that_the_store_lacks_is_fetched_and_answered_and_the_next_run_fi
 
 @test
 def text_from_standard_input_json_and_stats_are_what_they_are_for_a_file():
-    made, home = image(DEMO, "q8"), Home()
+    made, home = image(DEMO, "q8"), Filling()
     for args, text in [(["-n", "20"], b"One day, Ben"), (["-n", "20", "--print", "json", "One day,"], b""), (["-n", "0", "A"], b"")]:
         want = stele("run", made, *args, stdin=text).exits(0).out
-        assert Home().call("run", web.plain + "demo#q8", *args, stdin=text).exits(0).out == want, args
+        assert Filling().call("run", web.plain + "demo#q8", *args, stdin=text).exits(0).out == want, args
     r = home.call("run", web.plain + "demo#q8", "-n", "2", "--stats", "One day,").exits(0)
     assert r.stats["decode_tokens"] == 1 and r.error.count("\n") == 1
 
@@ -136,7 +126,7 @@ def weights_out_of_order_in_shards_tied_or_of_experts_give_the_same_ids():
         args = ["--ids", ids, "-n", "12", "--print", "ids", "--raw"]
         want = stele("run", image(folder, None), *args).exits(0).out
         for more in [[], ["--chunk", "7", "--threads", "1"]]:
-            home = Home()
+            home = Filling()
             assert home.call("run", f"{web.plain}various-{i}", *args, *more).exits(0).out == want, (folder, more)
             home.has()
 
@@ -146,11 +136,11 @@ def other_verbs_that_compute_fetch_too_and_verify_comes_first():
     made = image(DEMO, "q8")
     for args in [["logprobs", None, "--top", "2", "One day, Ben"], ["choose", None, "--choices", " he, she", "One day,"],
                  ["run", None, "-n", "5", "--verify", "One day,"]]:  # fmt: skip
-        home, named = Home(), lambda what: [a or what for a in args]
+        home, named = Filling(), lambda what: [a or what for a in args]
         assert home.call(*named(web.plain + "demo#q8")).exits(0).out == stele(*named(made)).exits(0).out, args
         home.has()
     for verb in ["inspect", "verify", "tokenize", "warm"]:
-        Home().call(verb, web.plain + "demo").exits(6, "the store does not have it", "stele pull")
+        Filling().call(verb, web.plain + "demo").exits(6, "the store does not have it", "stele pull")
 
 
 # ---- while it arrives ----
@@ -166,7 +156,7 @@ def what_has_come_is_computed_while_the_rest_is_held_back_and_nothing_is_printed
         want = stele("run", MADE, *args).exits(0).out
         used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
         at = SIZE if name == "middle" else (ROOT_FOLDER / name).stat().st_size
-        gate, home = Gate(ROOT_FOLDER, at * 9 // 10), Home()
+        gate, home = Gate(ROOT_FOLDER, at * 9 // 10), Filling()
         p = home.start("run", gate.url + name, *args)
         assert gate.held.wait(30)
         wait_until(lambda: ticks(p.pid) / os.sysconf("SC_CLK_TCK") > 0.5 * used)
@@ -182,7 +172,7 @@ def what_has_come_is_computed_while_the_rest_is_held_back_and_nothing_is_printed
 
 @test
 def a_begun_image_is_nobody_elses():
-    gate, home = Gate(ROOT_FOLDER, SIZE // 2), Home()
+    gate, home = Gate(ROOT_FOLDER, SIZE // 2), Filling()
     p = home.start("run", gate.url + "middle", *PROMPT)
     assert gate.held.wait(30)
     wait_until(lambda: home.packed() > 1 << 20)
@@ -194,7 +184,7 @@ def a_begun_image_is_nobody_elses():
 
 @test
 def two_runs_at_once_fetch_it_once():
-    gate, home = Gate(ROOT_FOLDER, SIZE // 2), Home()
+    gate, home = Gate(ROOT_FOLDER, SIZE // 2), Filling()
     both = [home.start("run", gate.url + "middle", *PROMPT)]
     assert gate.held.wait(30)
     both.append(home.start("run", gate.url + "middle", *PROMPT))
@@ -208,7 +198,7 @@ def two_runs_at_once_fetch_it_once():
 
 @test
 def where_the_first_of_two_is_killed_the_other_goes_on():
-    gate, home = Gate(ROOT_FOLDER, SIZE // 2), Home()
+    gate, home = Gate(ROOT_FOLDER, SIZE // 2), Filling()
     first = home.start("run", gate.url + "middle", *PROMPT)
     assert gate.held.wait(30)
     wait_until(lambda: home.packed() > 1 << 20)
@@ -236,7 +226,7 @@ def fails(home, process, code, *says):
 
 @test
 def a_source_that_goes_away_ends_the_run_and_what_came_is_kept():
-    gate, home = Gate(ROOT_FOLDER, SIZE // 2), Home()
+    gate, home = Gate(ROOT_FOLDER, SIZE // 2), Filling()
     p = home.start("run", gate.url + "middle", *PROMPT)
     assert gate.held.wait(30)
     wait_until(lambda: home.packed() > 1 << 20)
@@ -248,7 +238,7 @@ def a_source_that_goes_away_ends_the_run_and_what_came_is_kept():
 @test
 def a_pull_that_is_killed_ends_the_run_and_the_next_goes_on():
     for kill in (signal.SIGKILL, signal.SIGTERM):
-        gate, home = Gate(ROOT_FOLDER, SIZE // 2), Home()
+        gate, home = Gate(ROOT_FOLDER, SIZE // 2), Filling()
         p = home.start("run", gate.url + "middle", *PROMPT)
         assert gate.held.wait(30)
         wait_until(lambda: home.packed() > 1 << 20)
@@ -264,7 +254,7 @@ def a_pull_that_is_killed_ends_the_run_and_the_next_goes_on():
 @test
 def a_run_that_ends_takes_its_pull_with_it():
     for end in (signal.SIGKILL, signal.SIGINT, None):
-        gate, home = Gate(ROOT_FOLDER, SIZE // 2), Home()
+        gate, home = Gate(ROOT_FOLDER, SIZE // 2), Filling()
         args = PROMPT if end else ["--ids", "4000000", "--print", "ids"]
         p = home.start("run", gate.url + "middle", *args)
         pid = child(p)
@@ -283,7 +273,7 @@ def a_run_that_ends_takes_its_pull_with_it():
 def bytes_that_do_not_have_their_digest_end_the_run_and_nothing_is_kept():
     keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "a-secret", "AWS_CONFIG_FILE": "/dev/null"}
     wrong = Web(ROOT_FOLDER, checksum="A" * 43 + "=")
-    home = Home()
+    home = Filling()
     home.env |= keys | {"AWS_ENDPOINT_URL": wrong.base}
     fails(home, home.start("run", "s3://bucket/middle", *PROMPT), 4, "model.safetensors", "SHA-256")
     assert home.files("partial") == []
@@ -293,14 +283,14 @@ def bytes_that_do_not_have_their_digest_end_the_run_and_nothing_is_kept():
             raw[at] ^= 0x10
             (ROOT_FOLDER / f"bad-{at}-{name}").write_bytes(raw)
             raw[at] ^= 0x10
-            home = Home()
+            home = Filling()
             fails(home, home.start("run", f"{web.plain}bad-{at}-{name}", *PROMPT), 4)
             assert home.files("partial") == []
 
 
 @test
 def a_full_disk_ends_the_run_and_the_next_goes_on():
-    home = Home()
+    home = Filling()
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (16 << 20, 16 << 20))
     fails(home, home.start("run", web.plain + "middle", *PROMPT, preexec_fn=limit), 1, "File too large")
     assert home.call("run", web.plain + "middle", *PROMPT).exits(0).out == stele("run", MADE, *PROMPT).exits(0).out
@@ -314,7 +304,7 @@ def a_number_that_is_none_or_a_source_that_changes_ends_the_run():
     bad = copied(MIDDLE)
     write_safetensors(bad / "model.safetensors", tensors | {"model.layers.3.mlp.up_proj.weight": (dtype, shape, raw[:512] + b"\xc0\x7f" + raw[514:])})
     shutil.copytree(bad, ROOT_FOLDER / "nan")
-    home = Home()
+    home = Filling()
     fails(home, home.start("run", web.plain + "nan", *PROMPT), 3, "layers.3.mlp.up_proj", "NaN")
     assert home.files("partial") == []
     shutil.copytree(MIDDLE, ROOT_FOLDER / "changing")
@@ -330,7 +320,7 @@ def a_number_that_is_none_or_a_source_that_changes_ends_the_run():
 
 @test
 def what_is_wrong_with_the_call_is_said_as_ever():
-    home = Home()
+    home = Filling()
     home.call("run", web.plain + "absent", *PROMPT).exits(6, "404")
     home.call("run", web.plain + "demo#q9", *PROMPT).exits(2, "q9")
     home.call("run", "http://127.0.0.1:1/x", *PROMPT).exits(6, "connect")
@@ -344,7 +334,7 @@ def what_is_wrong_with_the_call_is_said_as_ever():
 def a_model_of_the_hub_is_run_by_its_name_and_offline_means_offline():
     folder = scratch("hub")
     shutil.copytree(MIDDLE, folder / "org" / "middle")
-    hub, home = Hub(folder), Home()
+    hub, home = Hub(folder), Filling()
     home.call("run", "hf:org/middle", *PROMPT, env=hub.env | {"HF_HUB_OFFLINE": "1"}).exits(6, "HF_HUB_OFFLINE")
     assert home.call("run", "hf:org/middle", *PROMPT, env=hub.env).exits(0).out == stele("run", MADE, *PROMPT).exits(0).out
     hub.stop()
@@ -375,7 +365,7 @@ def another_program_computes_from_what_arrives_and_a_writer_that_talks_nonsense_
         theirs.close()
         _, status, img, err = arrive(mine.detach())
         assert status == 1 and not img and b"http://x/y" in err.text, (words, status, err.text)
-    home = Home()
+    home = Filling()
     mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     url = web.plain + "middle"
     p = subprocess.Popen([str(BUILD / "stele-pull"), "--arrival", str(theirs.fileno()), url], pass_fds=[theirs.fileno()],

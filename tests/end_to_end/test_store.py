@@ -19,23 +19,6 @@ web = Web(ROOT_FOLDER)
 URL = web.plain + "demo"
 
 
-class Home:
-    """A store of its own."""
-
-    def __init__(self):
-        self.path = fresh("home") / "stele"
-        self.env = {"STELE_HOME": str(self.path)}
-
-    def call(self, *args, env=None, **kwargs):
-        return stele(*args, env=self.env | (env or {}), **kwargs)
-
-    def files(self, folder):
-        return sorted(os.listdir(self.path / folder)) if (self.path / folder).exists() else []
-
-    def ls(self):
-        return [json.loads(line) for line in self.call("ls", "--json").exits(0).text.splitlines()]
-
-
 def fetched(url=None):
     """Requests for weights since the last call."""
     return [q for q in web.requests() if q[4].endswith(".safetensors") and q[1] > 1 << 20]

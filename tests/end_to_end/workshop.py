@@ -38,6 +38,26 @@ def slow(function=None, *, needs=None):
     return run(function) if function else run
 
 
+# ---- stores ----
+
+
+class Home:
+    """A store of its own."""
+
+    def __init__(self):
+        self.path = fresh("home") / "stele"
+        self.env = {"STELE_HOME": str(self.path)}
+
+    def call(self, *args, env=None, **kwargs):
+        return stele(*args, env=self.env | (env or {}), **kwargs)
+
+    def files(self, folder):
+        return sorted(os.listdir(self.path / folder)) if (self.path / folder).exists() else []
+
+    def ls(self):
+        return [json.loads(line) for line in self.call("ls", "--json").exits(0).text.splitlines()]
+
+
 # ---- numbers ----
 
 
